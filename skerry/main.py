@@ -1,0 +1,57 @@
+"""The ``skerry`` command: finds the part that a word names and imports it only then."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from skerry import __version__
+from skerry.errors import SkerryError
+
+# Word: where its main(arguments) is, what it does, and the extra that brings what it needs.
+COMMANDS = {
+    "compile": ("compiler.cli:main", "turn a torch model into a verified, signed bundle", "compiler"),
+    "inspect": ("skerry.inspect:main", "verify a bundle and show what is in it", ""),
+    "agent": ("edge_agent.cli:main", "run models on this device: run, install, status", "agent"),
+    "doctor": ("skerry.doctor:main", "say what this machine can run, what is missing, how to mend it", ""),
+}
+
+
+def usage() -> str:
+    """The commands, one a line."""
+    lines = [f"  {word:<9} {what}" for word, (_, what, _) in COMMANDS.items()]
+    return "\n".join([f"skerry {__version__}", "usage: skerry COMMAND …", *lines, "skerry COMMAND --help says more"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Every `SkerryError` becomes one line on standard error and its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"skerry: unknown command {words[0]!r}\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return _command(words[0])(words[1:])
+    except SkerryError as exc:
+        print(f"skerry {words[0]}: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        print(f"skerry {words[0]}: stopped", file=sys.stderr)
+        return 130
+
+
+def _command(word: str) -> Callable[[Sequence[str]], int]:
+    where, _, extra = COMMANDS[word]
+    module, attribute = where.split(":")
+    try:
+        found: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        hint = f"; install it with: pip install 'skerry[{extra}]'" if extra else ""
+        raise SkerryError(f"needs {exc.name}, which is not installed{hint}") from exc
+    return found

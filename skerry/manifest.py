@@ -1,0 +1,330 @@
+"""``bundle.json``: what a release runs, and how it proves itself.
+
+Laws: the document is kept as bytes, and `Manifest.parse` only views it, so a field of a later minor version survives
+here untouched; the release id is the SHA-256 of those bytes; a higher major version is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Literal, Union
+
+import msgspec
+from typing_extensions import Self
+
+from skerry.archive import plain_path
+from skerry.errors import FormatError
+
+FORMAT = "skerry.bundle/1.0"
+MAX_BYTES = 16 << 20
+
+_FORMAT = re.compile(r"skerry\.bundle/(\d{1,4})\.(\d{1,4})")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A model's input or output. Image inputs are 4-D with batch 1; ``shape`` has no symbols in format 1."""
+
+    name: str
+    dtype: Literal["float32", "uint8", "int64"]
+    shape: list[Positive]
+
+
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
+    """From an RGB uint8 frame of any size to the input tensor: resize, then ``(pixel * scale - mean) / std``.
+
+    Attributes:
+        resize: "crop" scales the shorter side to ``resize_to`` and takes the centre, "letterbox" fits the whole frame
+            and pads with ``pad_value``, "stretch" ignores the aspect ratio.
+        antialias: bilinear over the source pixels that a target pixel covers, as Pillow and torchvision do; without it,
+            over the nearest two, as OpenCV does.
+        scale: multiplies the pixel value, 1/255 as a rule.
+        mean, std: per channel, in the order of ``color``.
+    """
+
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    resize: Literal["crop", "letterbox", "stretch"]
+    resize_to: Positive | None = None
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    antialias: bool = True
+    pad_value: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+
+class Classification(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="classification"):
+    """The ``top`` labels of one score vector."""
+
+    scores: str
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    top: Positive = 5
+    min_score: Fraction = 0.0
+
+
+class Detection(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="detection"):
+    """Boxes from two tensors, ``boxes`` [1, N, 4] and ``scores`` [1, N, classes], by class-wise suppression.
+
+    Attributes:
+        box_format: corners (x0, y0, x1, y1) or centre and size (cx, cy, w, h).
+        box_units: fractions of the input's width and height, or its pixels.
+        background: the index of the class that means "nothing", if there is one.
+        iou_threshold: of two boxes of one class that overlap by more, the lower-scored goes.
+    """
+
+    boxes: str
+    scores: str
+    box_format: Literal["xyxy", "cxcywh"] = "xyxy"
+    box_units: Literal["fraction", "pixel"] = "fraction"
+    activation: Literal["softmax", "sigmoid", "none"] = "none"
+    background: Natural | None = None
+    min_score: Fraction = 0.5
+    iou_threshold: Fraction = 0.5
+    max_boxes: Positive = 100
+
+
+Postprocess = Union[Classification, Detection]
+
+
+class Requires(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device must have for a variant to be eligible. An empty list asks for nothing."""
+
+    arch: list[str] = []
+    cpu: list[str] = []
+
+
+class Weight(msgspec.Struct, frozen=True):
+    """Where one tensor lies in an external data file; updates move the ones whose digest changed."""
+
+    name: str
+    file: str
+    offset: Natural
+    size: Positive
+    sha256: Sha256
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run the release: ``backend`` loads ``model``, which reads ``files``, all under ``variants/<id>/``."""
+
+    id: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+    backend: str
+    precision: str
+    requires: Requires
+    model: str
+    files: list[str]
+    weights: list[Weight] = []
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a proof must reach. They come from policy and the fp32 reference, never from a candidate's own error.
+
+    Attributes:
+        min_input_sqnr_db: the input tensor against the reference's own pre-processing.
+        min_sqnr_db: every output tensor against the fp32 reference, pooled over the frames.
+        min_agreement: share of the decided answers that are the same.
+        min_margin: an answer is decided if the fp32 reference's score clears its rival (the second label, or the
+            detection threshold) by at least this much.
+        max_time_ratio: median time over that of the bundle's fp32 variant, where both run on the device.
+    """
+
+    min_input_sqnr_db: float = 30.0
+    min_sqnr_db: float = 15.0
+    min_agreement: Fraction = 0.9
+    min_margin: Fraction = 0.1
+    max_time_ratio: float = 2.0
+
+
+# No bundle and no recipe may ask for less than this; a device's own policy may ask for more.
+FLOOR = Limits(min_input_sqnr_db=25.0, min_sqnr_db=10.0, min_agreement=0.8, min_margin=0.25, max_time_ratio=4.0)
+
+
+def tighter(ours: Limits, theirs: Limits) -> Limits:
+    """The stricter of two limits, one by one. A smaller margin is stricter: it counts more answers as decided."""
+    return Limits(
+        min_input_sqnr_db=max(ours.min_input_sqnr_db, theirs.min_input_sqnr_db),
+        min_sqnr_db=max(ours.min_sqnr_db, theirs.min_sqnr_db),
+        min_agreement=max(ours.min_agreement, theirs.min_agreement),
+        min_margin=min(ours.min_margin, theirs.min_margin),
+        max_time_ratio=min(ours.max_time_ratio, theirs.max_time_ratio),
+    )
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """Raw frames and what the fp32 reference made of them.
+
+    Attributes:
+        frames: safetensors file; "frame/<i>" is uint8 [height, width, 3] RGB at source size.
+        reference: safetensors file; "output/<name>/<i>" fp32 of the reference, "input/<i>" fp32 for the first
+            ``inputs`` frames, by the reference's own pre-processing.
+        answers: JSON file, a list of lists of `skerry.wire.Answer`: the reference's decoded answers.
+    """
+
+    count: Positive
+    inputs: Natural
+    frames: str
+    reference: str
+    answers: str
+    limits: Limits
+    licence: str
+    consent: str
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of the release: what it is and what it must hash to."""
+
+    path: str
+    media_type: str
+    size: Natural
+    sha256: Sha256
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes into a release and what comes out, whatever runs in between."""
+
+    format: str
+    name: str
+    version: Positive
+    task: Literal["classification", "detection"]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    labels: list[str]
+
+    def input_channels(self) -> int:
+        shape = self.inputs[0].shape
+        return shape[1] if self.preprocess.layout == "nchw" else shape[3]
+
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input tensor."""
+        shape = self.inputs[0].shape
+        return (shape[2], shape[3]) if self.preprocess.layout == "nchw" else (shape[1], shape[2])
+
+    def check(self) -> None:
+        """Raises `FormatError` if the parts contradict each other."""
+        _require(_NAME.fullmatch(self.name) is not None, f"name {self.name!r} is not 1 to 64 of a-z 0-9 . _ -")
+        _require(len(self.inputs) == 1 and len(self.inputs[0].shape) == 4, "expected one 4-D image input")
+        _require(self.inputs[0].shape[0] == 1, "expected batch 1")
+        pre, post = self.preprocess, self.postprocess
+        _require(pre.resize != "crop" or pre.resize_to is not None, "resize = crop needs resize_to")
+        channels = 1 if pre.color == "gray" else 3
+        _require(self.input_channels() == channels, f"color {pre.color} needs {channels} input channel(s)")
+        _require({len(pre.mean), len(pre.std)} <= {1, channels}, f"mean and std need 1 or {channels} values")
+        _require(0.0 not in pre.std, "std has a zero")
+        outputs = {t.name for t in self.outputs}
+        used = {post.scores, post.boxes} if isinstance(post, Detection) else {post.scores}
+        _require(used <= outputs, f"post-processing reads {sorted(used - outputs)}, outputs are {sorted(outputs)}")
+        _require(bool(self.labels) or isinstance(post, Classification), "a detector needs labels, one per class")
+
+
+class Manifest(Interface, frozen=True, kw_only=True):
+    """A view of ``bundle.json``."""
+
+    variants: list[Variant]
+    proof: Proof
+    files: list[File]
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Views ``raw``, after every check that needs no other file.
+
+        Raises:
+            FormatError: garbled, of another major version, or contradicting itself.
+            UnsafePath: a path in it is not plain.
+        """
+        _check_version(raw)
+        try:
+            manifest = msgspec.json.decode(raw, type=cls)
+        except msgspec.MsgspecError as exc:
+            raise FormatError(f"bundle.json: {exc}; this bundle was not made by Skerry's compiler") from exc
+        manifest.check()
+        return manifest
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    def variant(self, variant_id: str) -> Variant:
+        return next(v for v in self.variants if v.id == variant_id)
+
+    def variant_files(self, chosen: set[str]) -> set[str]:
+        """The paths that a device needs for the ``chosen`` variants, the proof included."""
+        unchosen = {path for v in self.variants if v.id not in chosen for path in v.files}
+        return {file.path for file in self.files} - unchosen
+
+    def check(self) -> None:
+        """Raises `FormatError` or `UnsafePath` if the parts contradict each other."""
+        super().check()
+        paths = [plain_path(file.path) for file in self.files]
+        _require(paths == sorted(set(paths)), "its files are doubled or not in order")
+        listed = set(paths)
+        needed = {self.proof.frames, self.proof.reference, self.proof.answers}
+        _require(bool(self.variants), "it has no variant")
+        _require(len({v.id for v in self.variants}) == len(self.variants), "two variants have one id")
+        for v in self.variants:
+            folder = f"variants/{v.id}/"
+            _require(
+                all(f.startswith(folder) for f in [v.model, *v.files]), f"variant {v.id} has files outside {folder}"
+            )
+            _require(v.model in v.files, f"variant {v.id} does not list its own model")
+            _require(
+                all(w.file in v.files for w in v.weights), f"variant {v.id} has weights in a file it does not list"
+            )
+            needed.update(v.files)
+        _require(needed <= listed, f"files are used but not listed: {', '.join(sorted(needed - listed)[:3])}")
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    format: str
+
+
+def _check_version(raw: bytes) -> None:
+    try:
+        text = msgspec.json.decode(raw, type=_Versioned).format
+    except msgspec.MsgspecError as exc:
+        raise FormatError(f"bundle.json is not a bundle's manifest: {exc}") from exc
+    match = _FORMAT.fullmatch(text)
+    if match is None or match[1] != "1":
+        raise FormatError(f"bundle.json has format {text[:40]!r}; this Skerry reads skerry.bundle/1.x: update Skerry")
+
+
+def _require(held: bool, why: str) -> None:  # noqa: FBT001 - reads as a sentence where it is used
+    if not held:
+        raise FormatError(f"the release contradicts itself: {why}")
+
+
+def release_id(raw: bytes) -> str:
+    """The release's one name: SHA-256 of the bytes of its ``bundle.json``, in hexadecimal."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides which variants a device may run. Read once by `skerry.execution.device`."""
+
+    arch: str
+    cpu: list[str]
+    backends: list[str]
+
+
+def why_not(backend: str, requires: Requires, facts: DeviceFacts) -> str | None:
+    """Why a device cannot run what needs ``backend`` and ``requires``, or None if it can.
+
+    Pure: what really loads is then for the proof to show.
+    """
+    if backend not in facts.backends:
+        return f"needs backend {backend}, here: {', '.join(facts.backends) or 'none'}"
+    if requires.arch and facts.arch not in requires.arch:
+        return f"needs {' or '.join(requires.arch)}, this is {facts.arch}"
+    missing = [feature for feature in requires.cpu if feature not in facts.cpu]
+    return f"needs CPU feature {', '.join(missing)}" if missing else None
+
+
+def eligible(manifest: Manifest, facts: DeviceFacts) -> list[Variant]:
+    """The variants that this device may run, in the manifest's order."""
+    return [v for v in manifest.variants if why_not(v.backend, v.requires, facts) is None]

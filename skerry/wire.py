@@ -1,0 +1,169 @@
+"""What parts say to each other, defined once: wishes, reports and events.
+
+JSON through msgspec, finite numbers only, null means not measured, times are integer milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Union
+
+import msgspec
+
+from skerry.clock import Trust
+from skerry.errors import FormatError, UsageError
+
+MAIN_APP = "main"  # a device runs one app for now; every format that names apps carries several
+
+
+# --- what a device is asked to run ---------------------------------------------------------------------------------
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """The release that an app should run."""
+
+    release: str
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device should run. Only the newest version counts.
+
+    Attributes:
+        cleared: releases whose rejection an operator takes back, once per version.
+    """
+
+    version: int
+    apps: dict[str, Wish]
+    cleared: list[str] = []
+
+
+# --- what a device saw ---------------------------------------------------------------------------------------------
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One thing that a model says about a frame.
+
+    Attributes:
+        score: 0 to 1.
+        box: (x0, y0, x1, y1) as fractions of the frame's width and height; null for a statement about the whole frame.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float] | None = None
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="seen"):
+    """A model's answers about one frame.
+
+    Attributes:
+        frame: number of the frame since its source was opened, from 0.
+        release: id of the release that answered; every answer of one event is from this one.
+        utc_ms, trust, mono_ms: when the frame was captured.
+    """
+
+    source: str
+    frame: int
+    release: str
+    answers: list[Answer]
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class Updated(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="updated"):
+    """An app's update cycle took a step.
+
+    Attributes:
+        state, before: the states after and before the step (skerry.update.State).
+        event: what happened.
+        release: the release that it is about; null if none is.
+        why: the reason, in words with numbers; null if the step needs none.
+    """
+
+    app: str
+    before: str
+    event: str
+    state: str
+    release: str | None
+    active: str | None
+    why: str | None
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a proof measured of one variant on one device.
+
+    Attributes:
+        release: id of the release whose proof this is.
+        input_sqnr_db, sqnr_db: the input, and the worst output, against the fp32 reference (skerry.execution.parity).
+        same, decided: decided answers that agree, and how many there were.
+        time_ms: median time of one frame through the whole path, with ``threads`` threads.
+        time_ratio: over the fp32 variant's, frame by frame; null if that did not run here.
+        refused: why the variant did not prove itself; null if it did.
+    """
+
+    release: str
+    variant: str
+    backend: str
+    provider: str
+    version: str
+    threads: int
+    input_sqnr_db: float
+    sqnr_db: float
+    same: int
+    decided: int
+    time_ms: float
+    time_ratio: float | None
+    peak_mib: float
+    refused: str | None = None
+
+
+Event = Union[Seen, Updated]
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it is delivered: ``stream`` and ``seq`` name it for ever, so that a receiver can drop a repeat.
+
+    Attributes:
+        event: an `Event`, as the bytes that were accepted: what a later version wrote passes through unharmed.
+    """
+
+    stream: str
+    seq: int
+    event: msgspec.Raw
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """One JSON document. Numbers must be finite: JSON has no other, and null would mean "not measured"."""
+    return _ENCODER.encode(message)
+
+
+def decode_event(raw: bytes) -> Event:
+    """Raises `FormatError` if ``raw`` is not an event of this version."""
+    try:
+        return _EVENT.decode(raw)
+    except msgspec.MsgspecError as exc:
+        raise FormatError(f"not an event: {exc}") from exc
+
+
+def decode_desired(raw: bytes) -> Desired:
+    """Raises `FormatError` if ``raw`` is not a wish of this version."""
+    try:
+        return _DESIRED.decode(raw)
+    except msgspec.MsgspecError as exc:
+        raise FormatError(f"not a wish: {exc}") from exc
+
+
+def finite(value: float, what: str) -> float:
+    """Returns ``value`` if it may go into a message."""
+    if not math.isfinite(value):
+        raise UsageError(f"{what} is {value}; a message holds finite numbers only")
+    return value
+
+
+_ENCODER = msgspec.json.Encoder()
+_EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_DESIRED = msgspec.json.Decoder(Desired)
