@@ -1,0 +1,1 @@
+"""Running a model: backends, pre- and post-processing, proof. Needs the extra ``runtime``: numpy and onnxruntime."""

@@ -1,0 +1,107 @@
+"""Frames from files: one image, or a video one frame after the other. Decoders are imported when a file needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skerry.errors import SourceError
+from skerry.execution.processing import Frame
+
+if TYPE_CHECKING:
+    import av
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+VIDEOS = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts"})
+
+
+def read_image(path: Path) -> Frame:
+    """An image as RGB, turned the way its EXIF orientation says.
+
+    Raises:
+        SourceError: not there, or not an image.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415 - a device that only has cameras never loads it
+
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(upright.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as exc:
+        raise SourceError(f"cannot read the image {path}: {exc}") from exc
+
+
+class Video:
+    """An open video file.
+
+    Attributes:
+        rate: frames per second, as the container says; 25 if it does not.
+    """
+
+    def __init__(self, path: Path, container: av.container.InputContainer) -> None:
+        self.path = path
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._stream.codec_context.thread_count = 1  # the other cores belong to inference
+        self.rate = float(self._stream.average_rate or 25)
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """The frames in order, still in the decoder's own format: `pixels` converts one.
+
+        Raises:
+            SourceError: the file is damaged here; the frames before were good.
+        """
+        import av  # noqa: PLC0415 - as above
+
+        try:
+            yield from self._container.decode(self._stream)
+        except av.FFmpegError as exc:
+            raise SourceError(f"{self.path} is damaged: {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def open_video(path: Path) -> Iterator[Video]:
+    """Opens a video file.
+
+    Raises:
+        SourceError: not there, not a video, or without a picture stream.
+    """
+    import av  # noqa: PLC0415 - as above
+
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as exc:
+        raise SourceError(f"cannot open the video {path}: {exc.strerror or exc}") from exc
+    with container:
+        if not container.streams.video:
+            raise SourceError(f"{path} has no video stream")
+        yield Video(path, container)
+
+
+def pixels(frame: av.VideoFrame) -> Frame:
+    """A decoded frame as RGB."""
+    return np.asarray(frame.to_ndarray(format="rgb24"))
+
+
+def read_frames(where: Sequence[tuple[str, int]]) -> Iterator[Frame]:
+    """The frames at (path, number), number 0 for an image. Sorted input decodes each video once.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    for path, group in itertools.groupby(where, key=lambda pair: pair[0]):
+        wanted = [number for _, number in group]
+        if Path(path).suffix.lower() in IMAGES:
+            yield read_image(Path(path))
+            continue
+        with open_video(Path(path)) as video:
+            for number, frame in enumerate(video.frames()):
+                if number in wanted:
+                    yield pixels(frame)
+                if number >= wanted[-1]:
+                    break

@@ -1,0 +1,281 @@
+"""The proof: a release runs its own frames on this machine and is held to the fp32 reference.
+
+The whole path runs (resize, colour, normalise, infer, decode), so swapped channels, a wrong mean or shuffled labels
+fail it as surely as broken weights. It runs in a child process with limits of memory and time, at low priority: a model
+that crashes, hangs or eats the memory costs the model in service nothing.
+
+`measure` is the child's work, `interpret` turns however the child ended into an `Outcome`, `judge` holds numbers to
+limits. Who starts the child and waits (the agent's updater, the compiler) is a thin shell around `command`, `Request`
+and `interpret`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from skerry.bundle import check_files
+from skerry.clock import Clock, SystemClock
+from skerry.errors import FormatError, SkerryError
+from skerry.execution.backend import Backend, Tensors, load_variant
+from skerry.execution.parity import Noise, agree, proof_decoder
+from skerry.execution.processing import Decoder, Preprocessor
+from skerry.manifest import Limits, Manifest, Variant, release_id, tighter
+from skerry.wire import Answer, ProofReport
+
+_WARM_UP = 2
+_ROUNDS = 3  # times over the frames; only the first is compared, all are timed
+_NICE = 10
+_PR_SET_PDEATHSIG = 1
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
+_OUT_OF_MEMORY = 75  # the child's exit code: chosen unlike Python's own
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child is asked to do.
+
+    Attributes:
+        root: the directory that holds the release, verified.
+        variants: ids of the eligible variants; all are run.
+        limits: the device's own; the stricter of these and the bundle's count.
+        memory_mib: what the model may allocate.
+    """
+
+    root: str
+    variants: list[str]
+    limits: Limits
+    threads: int
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a proof ended.
+
+    Attributes:
+        variant: the fastest variant that proved, or None.
+        why: the reason, if none did.
+        verdict: whether that speaks against the release; if not, the proof could not be run and may be tried again.
+    """
+
+    reports: tuple[ProofReport, ...] = ()
+    variant: str | None = None
+    why: str = ""
+    verdict: bool = False
+
+
+def judge(report: ProofReport, limits: Limits) -> str | None:
+    """Why the measured numbers do not reach the limits, or None if they do."""
+    share = report.same / report.decided if report.decided else 0.0
+    if report.input_sqnr_db < limits.min_input_sqnr_db:
+        return (
+            f"its pre-processing is not the reference's: input SQNR {report.input_sqnr_db:.1f} dB, "
+            f"at least {limits.min_input_sqnr_db:.1f} wanted (check colour order, mean, std and resize)"
+        )
+    if report.sqnr_db < limits.min_sqnr_db:
+        return f"its outputs differ from fp32: SQNR {report.sqnr_db:.1f} dB, at least {limits.min_sqnr_db:.1f} wanted"
+    if share < limits.min_agreement:
+        return (
+            f"its answers differ from fp32: {report.same} of {report.decided} agree, {limits.min_agreement:.0%} wanted"
+        )
+    if report.time_ratio is not None and report.time_ratio > limits.max_time_ratio:
+        return f"it takes {report.time_ratio:.2f} times as long as fp32, at most {limits.max_time_ratio:.2f} wanted"
+    return None
+
+
+def conclude(reports: Sequence[ProofReport]) -> Outcome:
+    """The fastest variant, if every eligible one proved. One that fails refuses the release: no silent fall-back."""
+    refused = [r for r in reports if r.refused is not None]
+    if refused:
+        return Outcome(tuple(reports), why=f"variant {refused[0].variant}: {refused[0].refused}", verdict=True)
+    return Outcome(tuple(reports), variant=min(reports, key=lambda r: r.time_ms).variant)
+
+
+def command() -> list[str]:
+    """The child's command line. ``-I`` keeps the caller's folder and environment out of its imports."""
+    return [sys.executable, "-I", "-m", "skerry.execution.prove"]
+
+
+def environment() -> dict[str, str]:
+    """The child's environment: nothing of ours, and one thread for numpy, which pre-processing is written for."""
+    return {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
+
+
+def interpret(returncode: int, stdout: bytes, stderr: bytes) -> Outcome:
+    """What a child's end says. Pure."""
+    if returncode == 0:
+        try:
+            return conclude(msgspec.json.decode(stdout, type=list[ProofReport]))
+        except msgspec.MsgspecError as exc:
+            return Outcome(why=f"the proof's answer cannot be read: {exc}", verdict=True)
+    last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
+    if returncode == _OUT_OF_MEMORY:
+        return Outcome(why=f"the model needs more memory than its proof may have: {last[0][:300]}", verdict=True)
+    if returncode > 0:
+        return Outcome(why=last[0][:300], verdict=True)
+    if -returncode in _CRASHES:
+        return Outcome(why=f"the model crashed its proof ({signal.Signals(-returncode).name})", verdict=True)
+    return Outcome(why=f"the proof was killed ({signal.Signals(-returncode).name})")
+
+
+def timed_out(seconds: float) -> Outcome:
+    """What a child that had to be killed says: a verdict, since a proof takes seconds."""
+    return Outcome(why=f"its proof did not end within {seconds:.0f} s", verdict=True)
+
+
+# --- the child -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Candidate:
+    """A loaded variant and what was measured of it so far."""
+
+    variant: Variant
+    backend: Backend
+    preprocess: Preprocessor
+    input_noise: Noise
+    output_noise: dict[str, Noise]
+    answers: list[list[Answer]]
+    times: list[float]
+
+
+def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, clock: Clock) -> list[ProofReport]:
+    """Runs the proof of the release in ``root`` and reports on each variant.
+
+    Raises:
+        FormatError: the proof set cannot be read.
+        BundleError: a file is not the one that was signed.
+        BackendError: a variant does not load or run here.
+    """
+    raw = (root / "bundle.json").read_bytes()
+    manifest = Manifest.parse(raw)
+    check_files(root, manifest, manifest.variant_files(set(variants)))
+    limits = tighter(limits, manifest.proof.limits)
+    decode = proof_decoder(manifest)
+    candidates = [_load(root, manifest, manifest.variant(v), threads) for v in variants]
+    proof = manifest.proof
+    try:
+        with safe_open(root / proof.frames, "np") as frames, safe_open(root / proof.reference, "np") as reference:
+            for turn in range(_ROUNDS):
+                for index in range(proof.count):
+                    frame = frames.get_tensor(f"frame/{index}")
+                    for candidate in candidates:
+                        outputs = _run(candidate, frame, decode, limits, clock)
+                        if turn == 0:
+                            _compare(candidate, outputs, reference, index, has_input=index < proof.inputs)
+        answers = msgspec.json.decode((root / proof.answers).read_bytes(), type=list[list[Answer]])
+    except (SafetensorError, msgspec.MsgspecError, OSError) as exc:
+        raise FormatError(f"the proof set cannot be read: {exc}") from exc
+    base = next((c for c in candidates if c.variant.precision == "fp32"), None)
+    return [_report(c, base, manifest, release_id(raw), answers, limits) for c in candidates]
+
+
+def _load(root: Path, manifest: Manifest, variant: Variant, threads: int) -> _Candidate:
+    backend = load_variant(root, manifest, variant, threads=threads)
+    for _ in range(_WARM_UP):
+        backend.run()
+    noise = {t.name: Noise() for t in manifest.outputs}
+    return _Candidate(variant, backend, Preprocessor(manifest), Noise(), noise, [], [])
+
+
+def _run(candidate: _Candidate, frame: np.ndarray, decode: Decoder, limits: Limits, clock: Clock) -> Tensors:
+    """One frame through the whole path, timed."""
+    started = clock.monotonic()
+    (tensor,) = candidate.backend.inputs.values()
+    geometry = candidate.preprocess(frame, tensor)
+    outputs = candidate.backend.run()
+    answers = decode(outputs, geometry, limits.min_margin)
+    candidate.times.append(clock.monotonic() - started)
+    candidate.answers.append(answers)
+    return outputs
+
+
+def _compare(candidate: _Candidate, outputs: Tensors, reference: safe_open, index: int, *, has_input: bool) -> None:
+    """Adds the frame that just ran to the candidate's noise."""
+    if has_input:
+        (tensor,) = candidate.backend.inputs.values()
+        candidate.input_noise.add(reference.get_tensor(f"input/{index}"), tensor)
+    for name, noise in candidate.output_noise.items():
+        noise.add(reference.get_tensor(f"output/{name}/{index}"), outputs[name])
+
+
+def _report(
+    candidate: _Candidate,
+    base: _Candidate | None,
+    manifest: Manifest,
+    release: str,
+    answers: list[list[Answer]],
+    limits: Limits,
+) -> ProofReport:
+    agreement = agree(manifest, limits, answers, candidate.answers[: manifest.proof.count])
+    facts = candidate.backend.facts()
+    ratios = [t / b for t, b in zip(candidate.times, base.times, strict=True)] if base else []
+    report = ProofReport(
+        release=release,
+        variant=candidate.variant.id,
+        backend=facts.backend,
+        provider=facts.provider,
+        version=facts.version,
+        threads=facts.threads,
+        input_sqnr_db=candidate.input_noise.db(),
+        sqnr_db=min(noise.db() for noise in candidate.output_noise.values()),
+        same=agreement.same,
+        decided=agreement.decided,
+        time_ms=statistics.median(candidate.times) * 1e3,
+        time_ratio=statistics.median(ratios) if ratios else None,
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+    return msgspec.structs.replace(report, refused=judge(report, limits))
+
+
+def _limit(memory_mib: int) -> None:
+    """Binds this process: dies with its parent, goes last, and may allocate so much and no more.
+
+    RLIMIT_DATA counts private writable memory, so it bounds what a model allocates; RLIMIT_AS would count the address
+    space that libraries reserve and never touch.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(_NICE)
+    Path("/proc/self/oom_score_adj").open("w").write("1000")  # noqa: SIM115 - the kernel's file, not the disk's
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    used_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
+    limit = (used_kib << 10) + (memory_mib << 20)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> int:
+    """The child: a `Request` on standard input, a list of `ProofReport` on standard output."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    _limit(request.memory_mib)
+    try:
+        reports = measure(Path(request.root), request.variants, request.limits, request.threads, SystemClock())
+    except MemoryError:
+        return _out_of_memory(request, "MemoryError")
+    except SkerryError as exc:
+        if "alloc" in str(exc).lower():  # ONNX Runtime's words for it: "bad_alloc", "Failed to allocate memory"
+            return _out_of_memory(request, str(exc))
+        sys.stderr.write(f"{exc}\n")
+        return exc.exit_code
+    sys.stdout.buffer.write(msgspec.json.encode(reports))
+    return 0
+
+
+def _out_of_memory(request: Request, detail: str) -> int:
+    sys.stderr.write(f"more than {request.memory_mib} MiB ({detail})\n")
+    return _OUT_OF_MEMORY
+
+
+if __name__ == "__main__":
+    sys.exit(main())
