@@ -1,0 +1,136 @@
+"""A model on its way through the passes, and the work directory that remembers each.
+
+A `Candidate` is a folder, a digest and a history: nothing that lives in memory. A pass is named by the digest of what
+went into it, its configuration, its version and its tools, so resume, cache and isolation are one look-up: a pass whose
+folder is there has been run, whoever ran it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from skerry.disk import Disk
+from skerry.errors import StorageError
+
+# What may change the bytes that a pass makes.
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "skerry")
+_DONE = "done.json"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of a candidate's history."""
+
+    name: str
+    key: str
+    digest: str
+
+
+class _Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished pass leaves beside its files."""
+
+    files: dict[str, str]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one pass made.
+
+    Attributes:
+        digest: over the names and contents of its files.
+        facts: what the pass reports besides files: small and JSON.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    history: tuple[Step, ...]
+    facts: Mapping[str, Any]
+
+    def __truediv__(self, file: str) -> Path:
+        return self.folder / file
+
+
+class Say(Protocol):
+    """Tells the user what goes on."""
+
+    def __call__(self, name: str, *, cached: bool) -> None: ...
+
+
+# A pass: fills the empty folder that it is given, and returns its facts.
+Make = Callable[[Path], Mapping[str, Any]]
+
+
+class Work:
+    """The work directory: one folder per pass that ended."""
+
+    def __init__(self, root: Path, disk: Disk, say: Say) -> None:
+        self._root, self._disk, self._say = root, disk, say
+        self._tools = tool_versions()
+
+    def cached(self, name: str, version: int, inputs: Sequence[Candidate], config: object, make: Make) -> Candidate:
+        """The pass's candidate: from an earlier run if its key is the same, else by ``make``."""
+        key = _digest_of([name, version, [c.digest for c in inputs], config, self._tools])
+        folder = self._root / f"{name}-{key[:16]}"
+        done = _read(folder)
+        self._say(name, cached=done is not None)
+        if done is None:
+            done = self._run(folder, make)
+        history = tuple(dict.fromkeys(step for c in inputs for step in c.history))
+        digest = _digest_of(done.files)
+        return Candidate(name, folder, digest, (*history, Step(name, key, digest)), done.facts)
+
+    def scratch(self, name: str) -> Path:
+        """An empty folder for what is no pass."""
+        folder = self._root / name
+        self._disk.remove_tree(folder)
+        self._disk.make_dirs(folder)
+        return folder
+
+    def _run(self, folder: Path, make: Make) -> _Done:
+        part = folder.with_name(folder.name + ".part")
+        self._disk.remove_tree(part)
+        self._disk.make_dirs(part)
+        facts = make(part)
+        done = _Done(files=file_digests(part), facts=dict(facts))
+        self._disk.replace(part / _DONE, msgspec.json.encode(done))
+        self._disk.remove_tree(folder)
+        self._disk.rename(part, folder)
+        return done
+
+
+def _read(folder: Path) -> _Done | None:
+    """A finished pass, if its files are still what it made."""
+    try:
+        done = msgspec.json.decode((folder / _DONE).read_bytes(), type=_Done)
+        return done if file_digests(folder) == done.files else None
+    except (OSError, msgspec.MsgspecError, StorageError):
+        return None
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by path of every file below ``folder``, but for the pass's own mark."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _DONE)
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of `TOOLS`."""
+    return {name: metadata.version(name) for name in TOOLS}

@@ -1,0 +1,29 @@
+"""Starts the child. Arguments: the user's root folder, and the file descriptor to answer on.
+
+The user's root comes first in the search path and this package is loaded under an alias of its own, so that a user's
+``compiler``, ``models`` or ``tests`` package wins over ours.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+_ALIAS = "_skerry_compiler_child"
+
+
+def _load_worker() -> Any:
+    here = Path(__file__).parent
+    spec = importlib.util.spec_from_file_location(_ALIAS, here / "__init__.py", submodule_search_locations=[str(here)])
+    assert spec is not None  # noqa: S101 - the file is beside this one
+    assert spec.loader is not None  # noqa: S101
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[_ALIAS] = package
+    spec.loader.exec_module(package)
+    return importlib.import_module(f"{_ALIAS}.worker")
+
+
+if __name__ == "__main__":
+    root, answers = sys.argv[1], int(sys.argv[2])
+    sys.path[0] = root  # instead of this folder
+    _load_worker().serve(root, answers)

@@ -1,0 +1,182 @@
+"""``skerry compile``: reads the request, shows progress, prints one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from compiler import recipe, samples, target
+from compiler.candidate import Work
+from compiler.compare import Hop
+from compiler.host import Host
+from compiler.pipeline import Compilation, Job
+from compiler.report import Evidence, hop_rows, timing_rows
+from skerry import signing
+from skerry.disk import Disk
+from skerry.errors import UsageError
+from skerry.execution.device import this_device
+from skerry.home import cache_folder, default_key
+
+_EXAMPLES = """examples:
+  skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
+  skerry compile models/mobilenetv2 --weights mobilenet_v2-b0353104.pth --calib photos/ --calib street.mp4
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(
+        prog="skerry compile",
+        description="Compile a torch model into a verified, signed bundle.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("model", help="a folder with a recipe.toml, or file.py:callable that builds the model")
+    p.add_argument("--weights", type=Path, metavar="FILE", help="state dict (torch.save); never unpickled")
+    p.add_argument(
+        "--calib",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="photos and videos of what the camera sees; repeatable",
+    )
+    p.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"one of {', '.join([target.NATIVE, *target.names()])} (default: native); repeatable",
+    )
+    p.add_argument("-o", "--out", type=Path, metavar="FILE", help="the bundle (default: <name>-<version>.skb)")
+    p.add_argument("--name", help="the release's name (default: the recipe's)")
+    p.add_argument(
+        "--release", type=int, metavar="N", dest="version", help="the release's version, from 1 (default: the recipe's)"
+    )
+    p.add_argument("--input", metavar="1xCxHxW", help="the model's input, where no recipe says it")
+    p.add_argument("--labels", type=Path, metavar="FILE", help="one label a line")
+    p.add_argument(
+        "--key", type=Path, metavar="PEM", help="EC private key to sign with (default: this user's, made on first use)"
+    )
+    p.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="where finished passes are kept, to resume from (default: ~/.cache/skerry)",
+    )
+    p.add_argument(
+        "--force", action="store_true", help="package what was refused; the evidence says so, no limit is loosened"
+    )
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Raises `SkerryError` for whatever the user can mend."""
+    options = parser().parse_args(arguments)
+    console, disk, facts = Console(highlight=False), Disk(), this_device()
+    overrides = recipe.Overrides(
+        name=options.name,
+        version=options.version,
+        weights=options.weights,
+        shape=_shape(options.input) if options.input else None,
+        labels=options.labels,
+    )
+    source = recipe.load(options.model, overrides)
+    targets = [target.load(name, facts) for name in options.target or [target.NATIVE]]
+    out = options.out or Path(f"{source.recipe.name}-{source.recipe.version}.skb")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
+    for text in source.assumed:
+        console.print(f"assumed: {text}", style="yellow")
+    job = Job(
+        source=source,
+        samples=samples.collect(options.calib),
+        plans=target.plans(targets),
+        facts=facts,
+        key=_key(options.key, disk, console),
+        out=out,
+        force=options.force,
+    )
+    model = source.recipe.model
+    load = {
+        "build": model.build,
+        "weights": str(source.weights) if source.weights else None,
+        "shape": source.recipe.input.shape,
+        "outputs": model.outputs,
+    }
+    with console.status("starting") as status, Host(source.root, load, status.update) as host:
+        tell = _Tell(console, status)
+        work = Work(options.work or cache_folder(os.environ) / "compile", disk, tell.stage)
+        evidence = Compilation(job, work, host, disk, tell).run()
+    _print(console, evidence, out)
+    return 0
+
+
+class _Tell:
+    """Progress on the terminal."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+
+    def stage(self, name: str, *, cached: bool) -> None:
+        self._status.update(name)
+        if cached:
+            self._console.print(f"  {name}: done before, resumed", style="dim")
+
+    def detail(self, text: str) -> None:
+        self._status.update(text)
+
+    def hop(self, hop: Hop) -> None:
+        mark, style = ("✗", "red") if hop.failed else ("✓", "green")
+        self._console.print(f"  [{style}]{mark}[/] {hop.name}: {hop.sqnr_db:.1f} dB")
+
+
+def _key(path: Path | None, disk: Disk, console: Console) -> ec.EllipticCurvePrivateKey:
+    if path is not None:
+        return signing.load_key(path)
+    default = default_key(os.environ)
+    if default.is_file():
+        return signing.load_key(default)
+    console.print(f"made a signing key for this user: {default} (devices need {default.name}.pub)", style="yellow")
+    return signing.make_key(disk, default)
+
+
+def _shape(text: str) -> list[int]:
+    try:
+        shape = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        shape = []
+    if len(shape) == 3:
+        shape = [1, *shape]
+    if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+        raise UsageError(f"--input {text}: expected 1xCxHxW, for example 1x3x224x224")
+    return shape
+
+
+def _print(console: Console, evidence: Evidence, out: Path) -> None:
+    hops = Table("hop", "frames", "answers agree", "SQNR", title="each hop, held to fp32 torch", title_justify="left")
+    for row in hop_rows(evidence):
+        hops.add_row(*row)
+    times = Table("model", "one thread", "time", "size", title="time and size", title_justify="left")
+    for row in timing_rows(evidence):
+        times.add_row(*row)
+    console.print(hops)
+    console.print(times)
+    for variant, why in evidence.unmeasured.items():
+        console.print(f"not measured here: {variant} {why}", style="yellow")
+    for text in evidence.forced:
+        console.print(f"FORCED past: {text}", style="bold red")
+    for proof in evidence.proofs:
+        verdict = f"[red]refused: {proof.refused}[/]" if proof.refused else "[green]proved here[/]"
+        console.print(
+            f"{proof.variant}: {verdict}, {proof.same} of {proof.decided} answers, {proof.time_ms:.1f} ms a frame"
+        )
+    console.print(f"signed: [bold]{out}[/] ({out.stat().st_size / 1e6:.1f} MB), release {evidence.release[:12]}")
+    console.print(f"evidence: skerry inspect {out}")

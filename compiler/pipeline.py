@@ -1,0 +1,382 @@
+"""The passes of a compilation, in order: load, reference, export, quantize, compare, measure, package.
+
+A pass that makes files is cached by what went into it (compiler/candidate.py), so a second run resumes behind the last
+one that ended. Comparing and measuring make no files and are done anew each time: they speak of here and now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import onnx
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from compiler import compare, quantize
+from compiler.candidate import Candidate, Work, file_digest, tool_versions
+from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
+from compiler.host import Host
+from compiler.package import ReleaseFolder, choose_proof_frames, sbom
+from compiler.recipe import MIN_CALIBRATION_FRAMES, Recipe, Source
+from compiler.report import Calibration, Evidence, Timing, render_html
+from compiler.samples import Samples
+from compiler.target import VariantPlan
+from skerry.disk import Disk
+from skerry.errors import CalibrationError, CompileError, ConfigError, FormatError, ParityError
+from skerry.execution import prove
+from skerry.execution.frames import read_frames
+from skerry.execution.processing import Preprocessor
+from skerry.manifest import FLOOR, Detection, DeviceFacts, Interface, Limits, Requires, Tensor, release_id, why_not
+from skerry.manifest import FORMAT as BUNDLE_FORMAT
+
+_ROUNDS = 30  # of timing
+_MAX_SOURCE_FILES = 2000
+_PROOF_S, _PROOF_MIB = 600.0, 4096
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compilation: what, from which data, for what, signed by whom, and where to.
+
+    Attributes:
+        force: goes on after a refusal and puts it into the evidence; no limit is ever loosened.
+    """
+
+    source: Source
+    samples: Samples
+    plans: Sequence[tuple[VariantPlan, Requires]]
+    facts: DeviceFacts
+    key: ec.EllipticCurvePrivateKey
+    out: Path
+    force: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.source.recipe
+
+
+class Tell(Protocol):
+    """Hears what goes on."""
+
+    def hop(self, hop: Hop) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+
+@dataclass
+class Compilation:
+    """Runs a `Job`: `run` leaves the bundle at ``job.out`` and returns the evidence."""
+
+    job: Job
+    work: Work
+    host: Host
+    disk: Disk
+    tell: Tell
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    hops: list[Hop] = field(default_factory=list)
+    forced: list[str] = field(default_factory=list)
+
+    def run(self) -> Evidence:
+        """Raises `CompileError` and its kin (skerry/errors.py)."""
+        self._check_calibration()
+        loaded = self._load()
+        interface = _interface(self.job, loaded.facts["outputs"])
+        frames = list(read_frames([(s.path, s.index) for s in self.job.samples.report]))
+        path = self._reference(loaded, interface) / "reference.safetensors"
+        reference = Reference(path, frames, interface, self._limits.min_margin)
+        self._hold(compare.compare_preprocessing(reference, self._limits))
+        exported = self._export(loaded)
+        self._compare_export(exported, reference)
+        models = {plan.id: self._variant(plan, exported, interface) for plan, _ in self.job.plans}
+        for plan, requires in self.job.plans:
+            if plan.precision != "fp32":
+                self._compare_variant(plan, requires, models[plan.id], exported, reference)
+        return self._package(models, reference, self._measure(models))
+
+    @property
+    def _limits(self) -> Limits:
+        return self.job.recipe.proof.limits()
+
+    def _refuse(self, error: type[CompileError], why: str) -> None:
+        """Ends the compilation, or with --force remembers what it went past."""
+        if not self.job.force:
+            raise error(why)
+        self.forced.append(why)
+
+    def _hold(self, hop: Hop) -> None:
+        self.hops.append(hop)
+        self.tell.hop(hop)
+        if hop.failed:
+            self._refuse(ParityError, f"{hop.name}: {hop.failed}")
+
+    def _check_calibration(self) -> None:
+        count = len(self.job.samples.calibration)
+        if count < MIN_CALIBRATION_FRAMES and any(plan.precision != "fp32" for plan, _ in self.job.plans):
+            self._refuse(
+                CalibrationError,
+                f"{count} calibration frames, at least {MIN_CALIBRATION_FRAMES} wanted: fewer say little about what "
+                "a camera sees; add photos or a video of the place to --calib",
+            )
+
+    # --- the passes that make files --------------------------------------------------------------------------------
+
+    def _load(self) -> Candidate:
+        """Builds the model in the child and looks at it. Makes no file: its key names the code and the weights."""
+        source, recipe = self.job.source, self.job.recipe
+        config = {
+            "code": code_digest(source.root),
+            "weights": file_digest(source.weights) if source.weights else None,
+            "model": recipe.model,
+            "input": recipe.input,
+        }
+        return self.work.cached("load", 1, [], config, lambda _folder: self.host.load())
+
+    def _reference(self, loaded: Candidate, interface: Interface) -> Candidate:
+        """fp32 torch on the report frames."""
+        model, samples = self.job.recipe.model, self.job.samples.report
+        own = None if model.preprocess else self.job.recipe.preprocess
+        config = {"samples": [s.digest for s in samples], "theirs": model.preprocess, "ours": own}
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            self.disk.replace(folder / "interface.json", msgspec.json.encode(interface))
+            return self.host.call(
+                "reference",
+                samples=[[s.path, s.index] for s in samples],
+                preprocess=model.preprocess,
+                interface=str(folder / "interface.json"),
+                outputs=model.outputs,
+                out=str(folder / "reference.safetensors"),
+            )
+
+        return self.work.cached("reference", 1, [loaded], config, make)
+
+    def _graph(self) -> dict[str, Any]:
+        recipe = self.job.recipe
+        return {"shape": recipe.input.shape, "input_name": recipe.input.name, "outputs": recipe.model.outputs}
+
+    def _export(self, loaded: Candidate) -> Candidate:
+        """torch.export to one ONNX file."""
+        return self.work.cached(
+            "export",
+            1,
+            [loaded],
+            self._graph(),
+            lambda folder: self.host.call("export", **self._graph(), out=str(folder / "model.onnx")),
+        )
+
+    def _variant(self, plan: VariantPlan, exported: Candidate, interface: Interface) -> Candidate:
+        """The model as one variant ships it."""
+        if plan.precision == "fp32":
+            return exported
+        calibrated = self._calibrate(exported, interface)
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            original = onnx.load(calibrated / "model.onnx")
+            found = msgspec.json.decode((calibrated / "ranges.json").read_bytes(), type=dict[str, tuple[float, float]])
+            tensors = list(self._calibration_tensors(interface, quantize.CORRECTION_FRAMES))
+            target = folder / "model.onnx"
+            quantize.lay_out(calibrated / "model.onnx", target, found, tensors[0], reduced_range=plan.reduced_range)
+            quantized = onnx.load(target)
+            quantize.correct_biases(quantized, original, tensors, self.threads, self.tell.detail)
+            self.disk.replace(target, quantized.SerializeToString(deterministic=True))
+            return {}
+
+        config = {"plan": plan, "frames": quantize.CORRECTION_FRAMES}
+        return self.work.cached(f"quantize-{plan.id}", 1, [calibrated], config, make)
+
+    def _calibrate(self, exported: Candidate, interface: Interface) -> Candidate:
+        """The ranges of every value over the calibration frames."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            quantize.prepare(exported / "model.onnx", folder / "model.onnx")
+            model = onnx.load(folder / "model.onnx")
+            found = quantize.ranges(model, self._calibration_tensors(interface), self.threads, self.tell.detail)
+            self.disk.replace(folder / "ranges.json", msgspec.json.encode(found))
+            return {"frames": len(self.job.samples.calibration)}
+
+        config = {"samples": self.job.samples.digest(), "preprocess": interface.preprocess}
+        return self.work.cached("calibrate", 1, [exported], config, make)
+
+    def _calibration_tensors(self, interface: Interface, count: int | None = None) -> Iterator[np.ndarray[Any, Any]]:
+        """Input tensors of all calibration frames, or of ``count`` of them spread evenly."""
+        samples = self.job.samples.calibration
+        stride = max(1, len(samples) // count) if count else 1
+        preprocess, entry = Preprocessor(interface), interface.inputs[0]
+        for frame in read_frames([(s.path, s.index) for s in samples[::stride][:count]]):
+            tensor = np.zeros(entry.shape, entry.dtype)
+            preprocess(frame, tensor)
+            yield tensor
+
+    # --- comparing and measuring -----------------------------------------------------------------------------------
+
+    def _compare_export(self, exported: Candidate, reference: Reference) -> None:
+        model = exported / "model.onnx"
+        hop = compare.compare_model(
+            "torch → ONNX fp32", reference, compare.on_onnxruntime(model), self._limits, MIN_EXPORT_SQNR_DB
+        )
+        if hop.failed:
+            layers = self.work.scratch("layers") / "layers.safetensors"
+            graph = onnx.load(model)
+            names = [name for node in graph.graph.node for name in node.output]
+            tensor = reference.input(0)
+            self.host.call("layers", **self._graph(), tensor=str(reference.path), names=names, out=str(layers))
+            hop = _explained(hop, compare.diverging_from_torch(graph, layers, tensor))
+        self._hold(hop)
+
+    def _compare_variant(
+        self, plan: VariantPlan, requires: Requires, model: Candidate, exported: Candidate, reference: Reference
+    ) -> None:
+        path, quantized = model / "model.onnx", onnx.load(model / "model.onnx")
+        here = self._why_unmeasured(plan, requires) is None
+        run = compare.on_onnxruntime(path) if here else compare.literally(quantized)
+        hop = compare.compare_model(f"ONNX → {plan.id}", reference, run, self._limits, self._limits.min_sqnr_db)
+        if hop.failed:
+            original, tensor = onnx.load(exported / "model.onnx"), reference.input(0)
+            hop = _explained(hop, compare.diverging_from_fp32(quantized, original, tensor, self._limits.min_sqnr_db))
+        self._hold(hop)
+
+    def _why_unmeasured(self, plan: VariantPlan, requires: Requires) -> str | None:
+        """Why this machine cannot run a variant, or None if it can."""
+        return why_not(plan.backend, requires, self.job.facts)
+
+    def _measure(self, models: Mapping[str, Candidate]) -> list[Timing]:
+        """Times torch eager and what this machine can run, one thread each, in turn."""
+        here = {plan.id for plan, requires in self.job.plans if self._why_unmeasured(plan, requires) is None}
+        paths = {name: str(models[name] / "model.onnx") for name in models if name in here}
+        recipe = self.job.recipe
+        times = self.host.call(
+            "measure", shape=recipe.input.shape, models=paths, rounds=_ROUNDS, outputs=recipe.model.outputs
+        )["times_ms"]
+        fp32 = next((plan.id for plan, _ in self.job.plans if plan.precision == "fp32"), None)
+        sizes = {name: (models[name] / "model.onnx").stat().st_size for name in models}
+        return [
+            Timing(
+                model=name,
+                median_ms=statistics.median(times[name]) if name in times else None,
+                times_torch=_ratio(times, name, "torch"),
+                times_fp32=_ratio(times, name, fp32),
+                bytes=sizes.get(name, 0),
+            )
+            for name in ["torch", *models]
+        ]
+
+    # --- packaging -------------------------------------------------------------------------------------------------
+
+    def _package(self, models: Mapping[str, Candidate], reference: Reference, timings: list[Timing]) -> Evidence:
+        recipe, interface = self.job.recipe, reference.interface
+        folder = ReleaseFolder(self.work.scratch("bundle"), self.disk)
+        variants = [
+            folder.add_variant(plan, requires, models[plan.id] / "model.onnx") for plan, requires in self.job.plans
+        ]
+        chosen = choose_proof_frames(interface, reference.answers, self._limits, recipe.proof.frames)
+        proof = folder.add_proof(chosen, reference, self._limits, recipe.proof.licence, recipe.proof.consent)
+        release = release_id(folder.finish(interface, variants, proof))
+        here = [plan.id for plan, requires in self.job.plans if self._why_unmeasured(plan, requires) is None]
+        outcome = self._prove(folder.root, here) if here else prove.Outcome()
+        if here and outcome.variant is None:
+            self._refuse(ParityError, f"the release does not pass its own proof here: {outcome.why}")
+        evidence = Evidence(
+            release=release,
+            name=interface.name,
+            version=interface.version,
+            hops=self.hops,
+            timings=timings,
+            proofs=list(outcome.reports),
+            forced=self.forced,
+            assumed=self.job.source.assumed,
+            unmeasured={p.id: why for p, requires in self.job.plans if (why := self._why_unmeasured(p, requires))},
+            calibration=Calibration(
+                digest=self.job.samples.digest(),
+                frames=len(self.job.samples.calibration),
+                report_frames=len(self.job.samples.report),
+            ),
+            lineage=_lineage(self.job),
+            passes={name: list(model.history) for name, model in models.items()},
+            tools=tool_versions(),
+            machine=[self.job.facts.arch, *self.job.facts.cpu],
+        )
+        folder.write("evidence/compile.json", msgspec.json.format(msgspec.json.encode(evidence)))
+        folder.write("evidence/report.html", render_html(evidence))
+        folder.write("sbom.json", sbom(release, interface, tool_versions(), self.job.source.weights))
+        folder.sign(f"{interface.name}@{interface.version}", self.job.key)
+        folder.pack(self.job.out)
+        return evidence
+
+    def _prove(self, root: Path, variants: list[str]) -> prove.Outcome:
+        """The release's own proof, in the same child process that a device would start."""
+        request = prove.Request(
+            root=str(root.resolve()), variants=variants, limits=FLOOR, threads=1, memory_mib=_PROOF_MIB
+        )
+        try:
+            done = subprocess.run(  # noqa: S603 - our own module
+                prove.command(),
+                input=msgspec.json.encode(request),
+                capture_output=True,
+                timeout=_PROOF_S,
+                env=prove.environment(),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return prove.timed_out(_PROOF_S)
+        return prove.interpret(done.returncode, done.stdout, done.stderr)
+
+
+def _interface(job: Job, outputs: Mapping[str, list[int]]) -> Interface:
+    """What goes in and comes out, from the recipe and what the model returned."""
+    recipe = job.recipe
+    interface = Interface(
+        format=BUNDLE_FORMAT,
+        name=recipe.name,
+        version=recipe.version,
+        task="detection" if isinstance(recipe.postprocess, Detection) else "classification",
+        inputs=[Tensor(recipe.input.name, "float32", recipe.input.shape)],
+        outputs=[Tensor(name, "float32", shape) for name, shape in outputs.items()],
+        preprocess=recipe.preprocess,
+        postprocess=recipe.postprocess,
+        labels=job.source.labels,
+    )
+    try:
+        interface.check()
+    except FormatError as exc:
+        raise ConfigError(f"the recipe {recipe.name}: {exc}") from exc
+    return interface
+
+
+def _explained(hop: Hop, layer: str) -> Hop:
+    return msgspec.structs.replace(hop, failed=f"{hop.failed}; {layer}")
+
+
+def _ratio(times: Mapping[str, list[float]], name: str, base: str | None) -> float | None:
+    """Median of the per-round ratios: drift of the machine's speed falls out."""
+    if base is None or name == base or name not in times or base not in times:
+        return None
+    return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+
+
+def _lineage(job: Job) -> dict[str, str]:
+    """Digests of what the release was made from."""
+    lineage = {
+        "code": code_digest(job.source.root),
+        "recipe": hashlib.sha256(msgspec.json.encode(job.recipe)).hexdigest(),
+        "calibration": job.samples.digest(),
+    }
+    if job.source.weights:
+        lineage["weights"] = file_digest(job.source.weights)
+    return lineage
+
+
+def code_digest(root: Path) -> str:
+    """Names the user's code: every Python file below its root."""
+    files = sorted(p for p in root.rglob("*.py") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    if len(files) > _MAX_SOURCE_FILES:
+        raise CompileError(f"{root} holds {len(files)} Python files; point at the folder of the model alone")
+    text = "\n".join(f"{p.relative_to(root).as_posix()} {file_digest(p)}" for p in files)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,202 @@
+"""What to compile, as data: ``recipe.toml`` beside the user's code, or the command line's options.
+
+A recipe holds values; what is computed is named as ``file.py:callable`` and called in the child process only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from skerry.config import convert, read_toml
+from skerry.errors import ConfigError, UsageError
+from skerry.manifest import FLOOR, Classification, Detection, Limits, Positive, Preprocess, tighter
+
+MIN_CALIBRATION_FRAMES = 100  # fewer say little about a camera's whole day: refused, or forced and marked
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The user's code.
+
+    Attributes:
+        build: ``file.py:callable`` without arguments that returns a torch.nn.Module.
+        weights: a file with its state dict; the command line's --weights wins.
+        weights_from: where a stranger gets that file, shown when it is missing.
+        preprocess: ``file.py:callable`` from an RGB uint8 array [H, W, 3] to the input tensor, by the code that the net
+            was trained with. The compiler holds the recipe's own pre-processing to it.
+        outputs: names for what the net returns, in order (a tensor, a tuple or list of tensors, or a dict's values).
+    """
+
+    build: str
+    weights: str | None = None
+    weights_from: str | None = None
+    preprocess: str | None = None
+    outputs: tuple[str, ...] = ("output",)
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The net's image input, batch 1."""
+
+    name: str = "image"
+    shape: list[Positive]
+
+
+class PreprocessSettings(Preprocess, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`skerry.manifest.Preprocess`, refusing what it does not know."""
+
+
+class ClassificationSettings(
+    Classification, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="classification"
+):
+    """`skerry.manifest.Classification`, refusing what it does not know."""
+
+
+class DetectionSettings(
+    Detection, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="detection"
+):
+    """`skerry.manifest.Detection`, refusing what it does not know."""
+
+
+class ProofSettings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the release is to prove itself: `skerry.manifest.Limits`, and how many frames go along."""
+
+    frames: Positive = 16
+    licence: str = "not stated"
+    consent: str = "not stated"
+
+    def limits(self) -> Limits:
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides what a compilation makes, but for the data and the targets."""
+
+    format: Literal["skerry.recipe/1"] = "skerry.recipe/1"
+    name: str
+    version: Positive = 1
+    model: Model
+    input: Input
+    preprocess: PreprocessSettings
+    postprocess: ClassificationSettings | DetectionSettings
+    labels: str | None = None
+    proof: ProofSettings = ProofSettings()
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe and where its files lie.
+
+    Attributes:
+        assumed: what the user did not say and was assumed; printed, and kept in the evidence.
+    """
+
+    recipe: Recipe
+    root: Path
+    weights: Path | None
+    labels: list[str]
+    assumed: list[str]
+
+
+class Overrides(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line's options that change a recipe; None leaves it alone."""
+
+    name: str | None = None
+    version: int | None = None
+    weights: Path | None = None
+    shape: list[int] | None = None
+    labels: Path | None = None
+
+
+def load(target: str, overrides: Overrides) -> Source:
+    """Reads ``folder`` (with a recipe.toml in it) or ``file.py:callable``.
+
+    Raises:
+        UsageError: the target, the weights or the labels are not there.
+        ConfigError: the recipe is wrong; the message names the key.
+    """
+    path, _, function = target.rpartition(":") if ".py:" in target else (target, "", "")
+    source = _from_callable(Path(path), function, overrides) if function else _from_folder(Path(target), overrides)
+    limits = source.recipe.proof.limits()
+    if tighter(limits, FLOOR) != limits:
+        raise ConfigError(f"{source.root}: the proof's limits are looser than any release may have: {FLOOR}")
+    return source
+
+
+def _from_folder(folder: Path, overrides: Overrides) -> Source:
+    file = folder / "recipe.toml"
+    if not file.is_file():
+        raise UsageError(
+            f"{folder} is not something to compile: expected a folder with a recipe.toml, or file.py:callable "
+            "for a function that builds the model"
+        )
+    return _resolve(read_toml(file), str(file), folder, overrides, [])
+
+
+def _from_callable(file: Path, function: str, overrides: Overrides) -> Source:
+    """The recipe beside the file, with this callable; or a plain ImageNet-style one, and every assumption said."""
+    if not file.is_file():
+        raise UsageError(
+            f"{file} is not there; expected a Python file with a function {function}() that builds the model"
+        )
+    folder, beside = file.parent, file.parent / "recipe.toml"
+    if beside.is_file():
+        values = read_toml(beside)
+        values.setdefault("model", {})["build"] = f"{file.name}:{function}"
+        return _resolve(values, str(beside), folder, overrides, [])
+    size = (overrides.shape or [1, 3, 224, 224])[2:]
+    values = {
+        "name": file.parent.resolve().name.lower().replace(" ", "-"),
+        "model": {"build": f"{file.name}:{function}", "outputs": ["scores"]},
+        "input": {"shape": [1, 3, *size]},
+        "preprocess": {
+            "resize": "crop",
+            "resize_to": round(min(size) / 0.875),
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+        "postprocess": {"kind": "classification", "scores": "scores"},
+    }
+    assumed = [
+        f"no recipe.toml beside {file.name}: a classifier of RGB images, input 1x3x{size[0]}x{size[1]} (see --input)",
+        f"pre-processing: shorter side to {round(min(size) / 0.875)}, centre crop, ImageNet's mean and std",
+    ]
+    return _resolve(values, str(file), folder, overrides, assumed)
+
+
+def _resolve(values: dict[str, Any], origin: str, folder: Path, overrides: Overrides, assumed: list[str]) -> Source:
+    recipe = convert(values, Recipe, origin)
+    changes = {key: value for key in ("name", "version") if (value := getattr(overrides, key)) is not None}
+    if overrides.shape is not None:
+        changes["input"] = msgspec.structs.replace(recipe.input, shape=overrides.shape)
+    recipe = msgspec.structs.replace(recipe, **changes)
+    return Source(
+        recipe=recipe,
+        root=folder,
+        weights=_weights(recipe, folder, overrides.weights),
+        labels=_labels(recipe, folder, overrides.labels),
+        assumed=assumed,
+    )
+
+
+def _weights(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
+    if given is None and recipe.model.weights is None:
+        return None
+    path = given or folder / str(recipe.model.weights)
+    if not path.is_file():
+        hint = f"; get it from {recipe.model.weights_from}" if recipe.model.weights_from else ""
+        raise UsageError(f"weights {path} are not there{hint}; name the file with --weights")
+    return path
+
+
+def _labels(recipe: Recipe, folder: Path, given: Path | None) -> list[str]:
+    if given is None and recipe.labels is None:
+        return []
+    path = given or folder / str(recipe.labels)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise UsageError(
+            f"cannot read the labels {path}: {exc.strerror}; expected a text file, one label a line"
+        ) from exc
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,126 @@
+"""What a compilation found, as JSON for machines and as one plain page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+import msgspec
+
+from compiler.candidate import Step
+from compiler.compare import Hop
+from skerry.wire import ProofReport
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """One thread, torch eager and every variant in turn; ratios are medians of per-round ratios."""
+
+    model: str
+    median_ms: float | None
+    times_torch: float | None
+    times_fp32: float | None
+    bytes: int
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """Which frames it was: ``digest`` names the calibration set."""
+
+    digest: str
+    frames: int
+    report_frames: int
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Statements about one release.
+
+    Attributes:
+        forced: refusals that --force overrode, in words. Empty for an honest release.
+        assumed: what the user did not say.
+        unmeasured: why, by variant that this machine cannot run.
+        lineage: digests of the code, the weights and the recipe, and each variant's passes.
+    """
+
+    release: str
+    name: str
+    version: int
+    hops: list[Hop]
+    timings: list[Timing]
+    proofs: list[ProofReport]
+    forced: list[str]
+    assumed: list[str]
+    unmeasured: dict[str, str]
+    calibration: Calibration
+    lineage: dict[str, str]
+    passes: dict[str, list[Step]]
+    tools: dict[str, str]
+    machine: list[str]
+
+
+def hop_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
+    """Hop, frames, agreement, SQNR: as text."""
+    for hop in evidence.hops:
+        agreement = "-" if hop.decided is None else f"{hop.same} of {hop.decided}"
+        yield hop.name, str(hop.frames), agreement, f"{hop.sqnr_db:.1f} dB (limit {hop.limit_db:.0f})"
+
+
+def timing_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
+    """Model, latency, ratio, size: as text."""
+    for timing in evidence.timings:
+        latency = "not measured" if timing.median_ms is None else f"{timing.median_ms:.2f} ms"
+        ratio = "-" if timing.times_torch is None else f"{timing.times_torch:.2f} x torch"
+        if timing.times_fp32 is not None:
+            ratio += f", {timing.times_fp32:.2f} x fp32"
+        yield timing.model, latency, ratio, f"{timing.bytes / 1e6:.1f} MB" if timing.bytes else "-"
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #d8dee6; vertical-align: top }
+code { font-size: .85em; overflow-wrap: anywhere } .bad { color: #b3261e; font-weight: 600 } .note { color: #5a6675 }
+"""
+
+
+def render_html(evidence: Evidence) -> bytes:
+    """One self-contained page."""
+    proofs = [
+        (
+            p.variant,
+            f"{p.input_sqnr_db:.1f} dB",
+            f"{p.sqnr_db:.1f} dB",
+            f"{p.same} of {p.decided}",
+            p.refused or "proved",
+        )
+        for p in evidence.proofs
+    ]
+    parts = [
+        f"<h1>{escape(evidence.name)} @ {evidence.version}</h1>",
+        f"<p class=note>release <code>{evidence.release}</code></p>",
+        *(f"<p class=bad>forced: {escape(text)}</p>" for text in evidence.forced),
+        *(f"<p class=note>assumed: {escape(text)}</p>" for text in evidence.assumed),
+        "<h2>Each hop, held to fp32 torch</h2>",
+        _table(("hop", "frames", "answers agree", "SQNR"), hop_rows(evidence)),
+        "<h2>Time and size</h2>",
+        "<p class=note>one thread, in turn; ratios are medians over rounds</p>",
+        _table(("model", "median", "time", "size"), timing_rows(evidence)),
+        *(f"<p class=note>{escape(v)}: {escape(why)}</p>" for v, why in evidence.unmeasured.items()),
+        "<h2>The release's own proof, run here</h2>",
+        _table(("variant", "input", "outputs", "answers agree", "verdict"), proofs),
+        "<h2>Lineage</h2>",
+        _table(("what", "sha256"), evidence.lineage.items()),
+        _table(
+            ("calibration", ""), [("frames", str(evidence.calibration.frames)), ("digest", evidence.calibration.digest)]
+        ),
+        "<h2>Tools</h2>",
+        _table(("tool", "version"), evidence.tools.items()),
+    ]
+    head = f"<meta charset=utf-8><title>{escape(evidence.name)}</title><style>{_STYLE}</style>"
+    return "\n".join(["<!doctype html><html lang=en>", head, *parts, "</html>", ""]).encode()
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"

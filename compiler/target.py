@@ -1,0 +1,79 @@
+"""Targets, as data: what a device can run and how a model is built for it, each fact with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from skerry.config import convert, read_toml
+from skerry.errors import UsageError
+from skerry.manifest import DeviceFacts, Requires
+
+_FOLDER = Path(__file__).parent / "targets"
+NATIVE = "native"
+
+
+class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to build a model.
+
+    Attributes:
+        reduced_range: 7-bit weights, for CPUs whose int8 dot product saturates.
+        source: why it is built so, for a reader.
+    """
+
+    id: str
+    backend: str
+    precision: str
+    source: str
+    cpu: list[str] = []
+    reduced_range: bool = False
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kind of device, and what to build for it."""
+
+    description: str
+    arch: list[str]
+    variant: list[VariantPlan]
+
+    def requires(self, plan: VariantPlan) -> Requires:
+        return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)
+
+
+def names() -> list[str]:
+    """The targets that there are."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load(name: str, facts: DeviceFacts) -> Target:
+    """The target called ``name``; "native" is the one that suits this machine.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    if name == NATIVE:
+        name = native(facts)
+    if name not in names():
+        raise UsageError(f"unknown target {name!r}; there are: {', '.join([NATIVE, *names()])}")
+    path = _FOLDER / f"{name}.toml"
+    return convert(read_toml(path), Target, str(path))
+
+
+def native(facts: DeviceFacts) -> str:
+    """The name of the target that this machine is."""
+    if facts.arch != "x86_64":
+        raise UsageError(
+            f"no target describes this machine ({facts.arch}); name one with --target: {', '.join(names())}"
+        )
+    return "x86-64-vnni" if "vnni" in facts.cpu else "x86-64"
+
+
+def plans(targets: Sequence[Target]) -> list[tuple[VariantPlan, Requires]]:
+    """What to build for several targets together, each variant once."""
+    found: dict[str, tuple[VariantPlan, Requires]] = {}
+    for target in targets:
+        for plan in target.variant:
+            found.setdefault(plan.id, (plan, target.requires(plan)))
+    return list(found.values())
