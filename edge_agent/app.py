@@ -1,0 +1,300 @@
+"""The composition root: makes everything, passes it down, runs it, stops it in order."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from edge_agent.capture import Reader, check_source
+from edge_agent.config import AgentConfig
+from edge_agent.events import Events
+from edge_agent.health import Latency, OutboxStatus, SourceStatus, Status, serve
+from edge_agent.mailbox import Mailbox
+from edge_agent.outbox import Outbox
+from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
+from edge_agent.slots import Inbox, Records, Slots
+from edge_agent.updater import Tools, Updater, child_prover
+from edge_agent.vision import Worker
+from skerry import __version__, signing
+from skerry.clock import Clock, SystemClock, boot_id, new_id
+from skerry.disk import Disk, Reached
+from skerry.errors import AgentBusy, FormatError, SkerryError
+from skerry.execution.device import this_device
+from skerry.update import State
+from skerry.wire import MAIN_APP, decode_desired
+
+_log = logging.getLogger(__name__)
+
+EXIT_STALLED = 71  # the model in service hangs: only a new process gets rid of it
+DESIRED, RUNNING = "desired.json", "agent.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things lie in the agent's data directory."""
+
+    data: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.data / "agent.lock"
+
+    @property
+    def desired(self) -> Path:
+        return self.data / DESIRED
+
+    @property
+    def running(self) -> Path:
+        return self.data / RUNNING
+
+    @property
+    def inbox(self) -> Path:
+        return self.data / "inbox"
+
+    @property
+    def slots(self) -> Path:
+        return self.data / "slots"
+
+    @property
+    def record(self) -> Path:
+        return self.data / "apps" / MAIN_APP
+
+    @property
+    def outbox(self) -> Path:
+        return self.data / "outbox" / "events"
+
+
+class Running(msgspec.Struct, frozen=True):
+    """How to reach a running agent: lies beside its data while it runs."""
+
+    pid: int
+    port: int
+
+
+@contextlib.contextmanager
+def locked(path: Path, disk: Disk) -> Iterator[None]:
+    """Holds the data directory for one process. Raises `AgentBusy` if another one holds it."""
+    disk.make_dirs(path.parent)
+    disk.append(path).close()
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AgentBusy(f"another agent runs on {path.parent}; stop it, or give this one another --data") from None
+        yield
+
+
+def run(config: AgentConfig, reached: Reached, say: Callable[[str], object]) -> int:
+    """Runs an agent until it is told to stop, or all its sources have ended. Returns the exit code."""
+    config = msgspec.structs.replace(config, data=str(Path(config.data).absolute()))
+    return anyio.run(_run, config, reached, say)
+
+
+async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], object]) -> int:
+    disk, clock, paths = Disk(), SystemClock(), Paths(Path(config.data))
+    for source in config.sources:
+        check_source(source)
+    trusted = [signing.load_public_key(Path(path)) for path in config.trust]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(paths.lock, disk))
+        outbox = Outbox(paths.outbox, disk, config.events.max_mib << 20, new_id)
+        delivery = stack.enter_context(Delivery(outbox, _sinks(config, disk, say), clock, config.events.sync_ms / 1000))
+        events = Events(config.events, outbox, clock, delivery.wake)
+        mailbox = Mailbox()
+        worker = stack.enter_context(Worker(mailbox, events.seen, clock, config.stop_s / 2))
+        tools = Tools(
+            records=Records(paths.record, disk),
+            slots=Slots(paths.slots, disk, trusted),
+            fetcher=Inbox(paths.inbox, disk),
+            prove=child_prover(config.proof.limits, config.threads, config.proof.timeout_s, config.proof.memory_mib),
+            vision=worker,
+            mailbox=mailbox,
+            facts=this_device(),
+            policy=config.probation,
+            threads=config.threads,
+            clock=clock,
+            tell=events.updated,
+            reached=reached,
+        )
+        run_id = new_id()
+        updater = Updater(MAIN_APP, tools, boot_id(), run_id)
+        agent = Agent(
+            config, paths, disk, clock, mailbox, worker, updater, events, delivery, outbox, tools.slots, run_id
+        )
+        await agent.run()
+        updater.stopped()
+    say(agent.farewell())
+    return 0
+
+
+def _sinks(config: AgentConfig, disk: Disk, say: Callable[[str], object]) -> list[Sink]:
+    sinks: list[Sink] = []
+    if config.events.jsonl:
+        sinks.append(JsonlSink(Path(config.events.jsonl), disk))
+    if config.events.terminal:
+        sinks.append(TerminalSink(say))
+    return sinks
+
+
+@dataclass
+class Agent:
+    """The running agent: its tasks, its status, its end."""
+
+    config: AgentConfig
+    paths: Paths
+    disk: Disk
+    clock: Clock
+    mailbox: Mailbox
+    worker: Worker
+    updater: Updater
+    events: Events
+    delivery: Delivery
+    outbox: Outbox
+    slots: Slots
+    run_id: str
+
+    def __post_init__(self) -> None:
+        self._started = self.clock.monotonic()
+        self._stop = anyio.Event()
+        self._open_sources = {source.label for source in self.config.sources}
+        self._readers = [Reader(s, self.mailbox, self.clock, self._open_sources.discard) for s in self.config.sources]
+
+    async def run(self) -> None:
+        """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
+        async with serve(self.config.port, self.status) as port, anyio.create_task_group() as tasks:
+            self.disk.replace(self.paths.running, msgspec.json.encode(Running(os.getpid(), port)))
+            tasks.start_soon(self.updater.run, name="updates")
+            tasks.start_soon(self._look_for_wishes, name="wishes")
+            tasks.start_soon(self._observe, name="watchdog")
+            tasks.start_soon(self._play_sources, name="sources")
+            tasks.start_soon(self._wait_for_signal, name="signals")
+            await self._stop.wait()
+            tasks.cancel_scope.cancel()
+        for reader in self._readers:
+            reader.stop()
+        self.mailbox.close()
+        for reader in self._readers:
+            await anyio.to_thread.run_sync(reader.join, self.config.stop_s)
+        self.disk.unlink(self.paths.running)
+
+    async def _wait_for_signal(self) -> None:
+        """A first signal stops in order; a second one ends the process at once."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                if self._stop.is_set():
+                    os._exit(130)
+                _log.info("stopping")
+                self._stop.set()
+
+    async def _look_for_wishes(self) -> None:
+        """Reads the wish that lies on this device, whenever it changed."""
+        seen = None
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                mark = self.paths.desired.stat().st_mtime_ns
+                if mark != seen:
+                    seen = mark
+                    self._take_wish()
+            await self.clock.wait(0.25)
+
+    def _take_wish(self) -> None:
+        try:
+            self.updater.wish(decode_desired(self.paths.desired.read_bytes()))
+        except FormatError as exc:
+            _log.error("%s: %s", self.paths.desired, exc)
+
+    async def _observe(self) -> None:
+        """The watchdog: a model that hangs holds the one inference thread, and only a new process gets rid of it."""
+        while True:
+            await self.clock.wait(1.0)
+            self.updater.observe()
+            stalled = self.worker.stalled_s()
+            if stalled > self.config.probation.stall_s:
+                why = f"one frame has taken {stalled:.0f} s"
+                _log.critical("vision hangs: %s; starting over", why)
+                self.updater.give_up(why)
+                os._exit(EXIT_STALLED)
+
+    async def _play_sources(self) -> None:
+        """Starts the sources once there is a model for their frames; ends the agent when the last one has ended."""
+        while self.worker.active is None:
+            await self.clock.wait(0.05)
+        for reader in self._readers:
+            reader.start()
+        while self._readers:
+            await self.clock.wait(0.1)
+            if not self._open_sources and not self.mailbox.total().waiting:
+                self._stop.set()
+
+    # Status
+
+    def status(self) -> Status:
+        """What the agent says about itself now."""
+        record, active = self.updater.record, self.worker.active
+        counts = self.mailbox.counts()
+        failing = {reader.label: reader.failing for reader in self._readers}
+        wish = self.updater.desired.apps.get(MAIN_APP) if self.updater.desired else None
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            run=self.run_id,
+            uptime_s=self.clock.monotonic() - self._started,
+            vision=active is not None and record.state is not State.SAFE,
+            record=record,
+            wish=wish.release if wish else None,
+            names={release: self._name(release) for release in sorted(record.in_use())},
+            proofs=self.slots.proof(active.release) if active else [],
+            sources={
+                label: SourceStatus(
+                    captured=c.captured,
+                    processed=c.processed,
+                    superseded=c.superseded,
+                    failed=c.failed,
+                    waiting=c.waiting,
+                    failing=failing.get(label),
+                )
+                for label, c in counts.items()
+            },
+            latency=_latency(list(self.worker.latencies_s)),
+            outbox=OutboxStatus(
+                stream=self.outbox.stream,
+                accepted=self.outbox.accepted,
+                delivered=self.outbox.delivered,
+                lost=self.delivery.lost,
+                unrecorded=self.events.unrecorded,
+                failing=self.delivery.failing,
+            ),
+        )
+
+    def _name(self, release: str) -> str:
+        try:
+            manifest = self.slots.manifest(release)
+        except (OSError, SkerryError):
+            return "?"
+        return f"{manifest.name}@{manifest.version}"
+
+    def farewell(self) -> str:
+        """The exact sum, for the one who reads the terminal."""
+        total = self.mailbox.total()
+        return (
+            f"stopped: captured {total.captured} = processed {total.processed} + superseded {total.superseded} "
+            f"+ failed {total.failed}; {self.outbox.accepted} events accepted, {self.outbox.delivered} delivered"
+        )
+
+
+def _latency(seconds: list[float]) -> Latency | None:
+    if len(seconds) < 2:
+        return None
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return Latency(frames=len(seconds), p50_ms=statistics.median(seconds) * 1e3, p99_ms=cuts[98] * 1e3)

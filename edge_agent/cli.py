@@ -1,0 +1,186 @@
+"""``skerry agent run | install | status``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skerry.disk import nowhere
+from skerry.errors import SkerryError, UsageError
+from skerry.home import default_key, state_folder
+
+if TYPE_CHECKING:
+    from edge_agent.config import AgentConfig
+
+# The agent's modules are imported where they run: the parent that `run` leaves behind must stay small.
+
+CRASH_POINT = "SKERRY_CRASH_AT"  # a named point at which the agent kills itself: for tests that see it come back
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="skerry agent", description="Run models on this device.")
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the agent until it is stopped, or its files have ended")
+    run.add_argument("--config", type=Path, metavar="FILE", help="agent.toml; options below win over it")
+    run.add_argument("--model", type=Path, metavar="BUNDLE", help="install this bundle first")
+    run.add_argument(
+        "--source", action="append", default=[], metavar="PATH", help="video file or directory of images; repeatable"
+    )
+    run.add_argument("--loop", action="store_true", help="start files over at their end")
+    run.add_argument("--every", action="store_true", help="process every frame of a file, as fast as it goes")
+    run.add_argument("--jsonl", metavar="FILE", help="append every event to this file, each once")
+    run.add_argument("--quiet", action="store_true", help="print no events")
+    run.add_argument("--threads", type=int, metavar="N", help="threads for inference")
+    run.add_argument("--port", type=int, metavar="N", help="health on 127.0.0.1:N (default: a free one)")
+    run.add_argument("--no-parent", action="store_true", help="do not restart after a crash: something else does")
+    install = commands.add_parser("install", help="hand a bundle in; the agent proves it and switches by itself")
+    install.add_argument("bundle", type=Path, help="a .skb file or a bundle's folder")
+    install.add_argument("--again", action="store_true", help="take back this device's earlier rejection of it")
+    install.add_argument("--wait", type=float, metavar="S", help="wait until it is kept or refused, at most so long")
+    status = commands.add_parser("status", help="what the agent runs and how it fares")
+    status.add_argument("--json", action="store_true", help="everything, as JSON")
+    for command in (run, install, status):
+        command.add_argument(
+            "--data", type=Path, metavar="DIR", help="the agent's data (default: ~/.local/state/skerry/agent)"
+        )
+    for command in (run, install):
+        command.add_argument(
+            "--trust",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="PEM",
+            help="public key whose bundles may run (default: this user's own)",
+        )
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Raises `SkerryError` for whatever the user can mend."""
+    options = parser().parse_args(arguments)
+    data = options.data or state_folder(os.environ) / "agent"
+    command: Callable[[argparse.Namespace, Path], int] = {"run": _run, "install": _install, "status": _status}[
+        options.command
+    ]
+    return command(options, data)
+
+
+# run
+
+
+def _run(options: argparse.Namespace, data: Path) -> int:
+    from edge_agent import config as configuration
+    from edge_agent.parent import keep_alive
+
+    overrides = _overrides(options, data)
+    if options.config:
+        config = configuration.load(options.config, overrides)
+    else:
+        config = configuration.check(overrides, "options")
+    agent = functools.partial(_agent, config, options.model)
+    return agent(True) if options.no_parent else keep_alive(agent)
+
+
+def _overrides(options: argparse.Namespace, data: Path) -> dict[str, Any]:
+    """The configuration's keys that options set."""
+    values: dict[str, Any] = {}
+    if options.data or not options.config:
+        values["data"] = str(data)
+    if options.trust or not options.config:
+        values["trust"] = [str(path) for path in trusted_keys(options.trust, os.environ)]
+    if options.source:
+        policy = {"policy": "every", "realtime": False} if options.every else {}
+        values["sources"] = [{"path": path, "loop": options.loop, **policy} for path in options.source]
+    events = {"jsonl": options.jsonl, "terminal": not options.quiet} if options.jsonl or options.quiet else None
+    given = {"events": events, "threads": options.threads, "port": options.port}
+    return values | {key: value for key, value in given.items() if value is not None}
+
+
+def trusted_keys(given: Sequence[Path], environ: Mapping[str, str]) -> list[Path]:
+    """The keys that were named, or else this user's own.
+
+    Raises:
+        UsageError: none was named, and this user has none.
+    """
+    if given:
+        return list(given)
+    own = default_key(environ)
+    own = own.with_name(own.name + ".pub")
+    if not own.is_file():
+        raise UsageError(
+            f"no key is trusted: name the public key of who signs your bundles with --trust ({own} is not there)"
+        )
+    return [own]
+
+
+def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa: FBT001 - the parent calls it
+    """The agent's own process. A model from the command line is wished for once, not again after a crash."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is small work here; its threads would fight inference's
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from edge_agent import app, handin
+    from skerry import signing
+    from skerry.disk import Disk
+
+    try:
+        paths = app.Paths(Path(config.data).absolute())
+        if model is not None and (first or not paths.desired.exists()):
+            trusted = [signing.load_public_key(Path(path)) for path in config.trust]
+            bundle = handin.hand_in(model, paths, Disk(), trusted, again=False)
+            logging.getLogger(__name__).info("wish: %s", bundle)
+        return app.run(config, _crash_point(os.environ), _say)
+    except SkerryError as exc:
+        print(f"skerry agent run: {exc}", file=sys.stderr)
+        return exc.exit_code
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _crash_point(environ: Mapping[str, str]) -> Callable[[str], None]:
+    wanted = environ.get(CRASH_POINT)
+    if not wanted:
+        return nowhere
+
+    def reached(point: str) -> None:
+        if point == wanted:
+            os.kill(os.getpid(), 9)
+
+    return reached
+
+
+# install and status
+
+
+def _install(options: argparse.Namespace, data: Path) -> int:
+    from edge_agent import handin
+    from edge_agent.app import Paths
+    from skerry import signing
+    from skerry.disk import Disk
+
+    trusted = [signing.load_public_key(path) for path in trusted_keys(options.trust, os.environ)]
+    bundle = handin.hand_in(options.bundle, Paths(data.absolute()), Disk(), trusted, again=options.again)
+    print(f"handed in: {bundle}")
+    if options.wait:
+        from edge_agent.follow import follow
+
+        return follow(data, bundle.release, options.wait, _say)
+    if not (data / "agent.json").exists():
+        print("no agent runs on this data; it will prove and switch when it is started: skerry agent run")
+    return 0
+
+
+def _status(options: argparse.Namespace, data: Path) -> int:
+    from edge_agent.follow import ask, describe
+
+    status = ask(data)
+    print(json.dumps(status, indent=2) if options.json else describe(status))
+    return 0

@@ -1,0 +1,125 @@
+"""What an agent is told: one frozen object, from ``agent.toml`` or the command line's options."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from skerry.config import convert, read_toml
+from skerry.errors import ConfigError
+from skerry.manifest import FLOOR, Fraction, Limits, Positive, tighter
+
+Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
+
+
+class SourceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One camera, video file or image directory.
+
+    Attributes:
+        policy: "latest" keeps the newest frame and counts the rest as superseded; "every" processes each frame, and
+            holds the source up when the queue is full.
+        realtime: plays a file at its own rate; without it, as fast as it can be read.
+        loop: starts over at the end.
+    """
+
+    path: str
+    name: str | None = None
+    policy: Literal["latest", "every"] = "latest"
+    realtime: bool = True
+    loop: bool = False
+    queue: Positive = 8
+
+    @property
+    def label(self) -> str:
+        return self.name or Path(self.path).name
+
+
+class EventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which answers become events, and where those go.
+
+    Attributes:
+        when: "change" tells when the set of labels seen changes, "every" tells every frame.
+        min_score: answers below it are not told.
+        jsonl: a file that gets every event, once, in order.
+        terminal: whether events are printed.
+        max_mib: what the outbox may hold; the oldest go first, and the next batch says so.
+        sync_ms: how long an event may wait for the disk.
+    """
+
+    when: Literal["change", "every"] = "change"
+    min_score: Fraction = 0.3
+    jsonl: str | None = None
+    terminal: bool = True
+    max_mib: Positive = 64
+    sync_ms: Annotated[int, msgspec.Meta(ge=1, le=200)] = 200
+
+
+class ProofPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this device asks of a proof. Limits may be tighter than Skerry's floor, never looser."""
+
+    limits: Limits = FLOOR
+    timeout_s: Seconds = 120.0
+    memory_mib: Positive = 1024
+
+
+class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a new release must show on live frames before it is kept.
+
+    Attributes:
+        seconds: how long it is watched; silence does not count, so a dead camera prolongs it.
+        min_frames: how many frames it must have processed by then.
+        max_failed: share of its frames that may fail.
+        max_more_superseded: how much larger a share of the frames it may let go by than the release before it did.
+        stall_s: a frame that takes this long ends the probation, and the process with it.
+    """
+
+    seconds: Seconds = 60.0
+    min_frames: Positive = 50
+    max_failed: Fraction = 0.01
+    max_more_superseded: Fraction = 0.1
+    stall_s: Seconds = 10.0
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything.
+
+    Attributes:
+        data: the directory that holds all that the agent must not lose.
+        trust: PEM files of the keys whose bundles may run here.
+        threads: for inference; the other cores decode and sync.
+        port: health on 127.0.0.1; 0 takes a free one.
+        stop_s: how long an ordered stop may take.
+    """
+
+    data: str
+    trust: list[str]
+    sources: list[SourceConfig] = []
+    events: EventsConfig = EventsConfig()
+    proof: ProofPolicy = ProofPolicy()
+    probation: ProbationPolicy = ProbationPolicy()
+    threads: Positive = max(1, (os.cpu_count() or 1) // 2)
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    stop_s: Seconds = 10.0
+
+
+def load(path: Path, overrides: dict[str, Any]) -> AgentConfig:
+    """Reads ``agent.toml``; ``overrides`` from the command line win, key by key."""
+    values = read_toml(path)
+    for key, value in overrides.items():
+        before = values.get(key)
+        values[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return check(values, str(path))
+
+
+def check(values: dict[str, Any], origin: str) -> AgentConfig:
+    """Raises `ConfigError` that names the key."""
+    config = convert(values, AgentConfig, origin)
+    if tighter(config.proof.limits, FLOOR) != config.proof.limits:
+        raise ConfigError(f"{origin}: proof.limits may be tighter than {FLOOR}, not looser")
+    labels = [source.label for source in config.sources]
+    if len(set(labels)) != len(labels):
+        raise ConfigError(f"{origin}: two sources have one name: {', '.join(labels)}; give each a name")
+    return config

@@ -1,0 +1,79 @@
+"""Answers become events: rules that keep the noise out, then the outbox. One place before every sink."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from edge_agent.config import EventsConfig
+from edge_agent.mailbox import Captured
+from edge_agent.outbox import Outbox
+from skerry.clock import Clock
+from skerry.errors import StorageError
+from skerry.update import Happening, Record
+from skerry.wire import Answer, Event, Seen, Updated, encode
+
+_log = logging.getLogger(__name__)
+
+
+def gist(answers: Sequence[Answer]) -> tuple[str, ...]:
+    """What a frame shows, without its numbers: the best label of a whole frame, the labels of all boxes."""
+    if answers and answers[0].box is None:
+        return (answers[0].label,)
+    return tuple(sorted(answer.label for answer in answers))
+
+
+class Events:
+    """Turns answers and update steps into accepted events. Attributes: ``unrecorded`` counts what the disk refused."""
+
+    def __init__(self, config: EventsConfig, outbox: Outbox, clock: Clock, wake: Callable[[], None]) -> None:
+        self._config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
+        self._shown: dict[str, tuple[str, ...]] = {}
+        self.unrecorded = 0
+
+    def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
+        """Tells what a release said about a frame, if the rules want it told."""
+        told = [answer for answer in answers if answer.score >= self._config.min_score]
+        shown = gist(told)
+        if self._config.when == "change" and self._shown.get(frame.source) == shown:
+            return
+        self._shown[frame.source] = shown
+        self._accept(
+            Seen(
+                source=frame.source,
+                frame=frame.number,
+                release=release,
+                answers=told,
+                utc_ms=frame.utc.ms,
+                trust=frame.utc.trust,
+                mono_ms=int(frame.mono_s * 1000),
+            )
+        )
+
+    def updated(self, app: str, before: Record, event: Happening, after: Record) -> None:
+        """Tells that an update took a step."""
+        now = self._clock.utc()
+        self._accept(
+            Updated(
+                app=app,
+                before=before.state.value,
+                event=type(event).__name__.lower(),
+                state=after.state.value,
+                release=after.target or before.target,
+                active=after.active.release if after.active else None,
+                why=getattr(event, "why", None),
+                utc_ms=now.ms,
+                trust=now.trust,
+                mono_ms=int(self._clock.monotonic() * 1000),
+            )
+        )
+
+    def _accept(self, event: Event) -> None:
+        try:
+            self._outbox.append(encode(event))
+        except StorageError as exc:
+            if not self.unrecorded:
+                _log.error("events are not recorded: %s", exc)
+            self.unrecorded += 1
+        else:
+            self._wake()

@@ -1,0 +1,152 @@
+"""Between the reader threads and the worker: every frame that was captured is counted once.
+
+Per source, "latest" holds one frame and a newer one supersedes it, so that what is processed is fresh; "every" holds a
+bounded queue, and the reader waits. The law, at rest: captured = processed + superseded + failed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from skerry.clock import Utc
+from skerry.execution.processing import Frame
+
+if TYPE_CHECKING:
+    import av
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A frame as its reader got it. A video's stays in the decoder's format: a frame that goes by is never converted.
+
+    Attributes:
+        number: from 0 since the source was opened.
+        mono_s, utc: when it was captured.
+    """
+
+    source: str
+    number: int
+    mono_s: float
+    utc: Utc
+    picture: Union[Frame, av.VideoFrame]
+
+    def pixels(self) -> Frame:
+        """RGB uint8 [H, W, 3]."""
+        if isinstance(self.picture, np.ndarray):
+            return self.picture
+        return np.asarray(self.picture.to_ndarray(format="rgb24"))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a source's frames. ``waiting`` ones are in the mailbox or being processed."""
+
+    captured: int = 0
+    processed: int = 0
+    superseded: int = 0
+    failed: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return self.captured - self.processed - self.superseded - self.failed
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(
+            self.captured - other.captured,
+            self.processed - other.processed,
+            self.superseded - other.superseded,
+            self.failed - other.failed,
+        )
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.captured + other.captured,
+            self.processed + other.processed,
+            self.superseded + other.superseded,
+            self.failed + other.failed,
+        )
+
+
+class Mailbox:
+    """Frames of all sources on their way to the one worker. Sources take turns, so that none starves."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._queues: dict[str, deque[Captured]] = {}
+        self._limits: dict[str, int | None] = {}  # None: one slot, newest wins
+        self._counts: dict[str, Counts] = {}
+        self._turn: deque[str] = deque()
+        self._closed = False
+
+    def add_source(self, source: str, queue: int | None) -> None:
+        """Opens a source's slot; ``queue`` bounds a queue that makes the reader wait, None keeps the newest only."""
+        with self._condition:
+            self._queues[source], self._limits[source], self._counts[source] = deque(), queue, Counts()
+            self._turn.append(source)
+
+    def put(self, frame: Captured) -> bool:
+        """Hands a frame in; False if the mailbox is closed and the frame was not taken. Waits only on a full queue."""
+        with self._condition:
+            queue, limit = self._queues[frame.source], self._limits[frame.source]
+            while limit is not None and len(queue) >= limit and not self._closed:
+                self._condition.wait()
+            if self._closed:
+                return False
+            self._count(frame.source, captured=1)
+            if limit is None and queue:
+                queue.clear()
+                self._count(frame.source, superseded=1)
+            queue.append(frame)
+            self._condition.notify_all()
+            return True
+
+    def take(self, timeout_s: float) -> Captured | None:
+        """The next frame, of the source that has waited longest; None after ``timeout_s`` without one."""
+        with self._condition:
+            if not any(self._queues.values()) and not self._closed:
+                self._condition.wait(timeout_s)
+            for _ in range(len(self._turn)):
+                source = self._turn[0]
+                self._turn.rotate(-1)
+                if queue := self._queues[source]:
+                    frame = queue.popleft()
+                    self._condition.notify_all()
+                    return frame
+            return None
+
+    def wake(self) -> None:
+        """Makes a waiting `take` return, so that the worker looks around."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def done(self, frame: Captured, *, failed: bool) -> None:
+        """Says what became of a frame that was taken."""
+        with self._condition:
+            self._count(frame.source, failed=1) if failed else self._count(frame.source, processed=1)
+
+    def close(self) -> None:
+        """Takes no more frames; those that wait are counted as superseded, so that the sum stays exact."""
+        with self._condition:
+            self._closed = True
+            for source, queue in self._queues.items():
+                self._count(source, superseded=len(queue))
+                queue.clear()
+            self._condition.notify_all()
+
+    def counts(self) -> dict[str, Counts]:
+        """What became of each source's frames so far."""
+        with self._condition:
+            return dict(self._counts)
+
+    def total(self) -> Counts:
+        """Over all sources."""
+        return sum(self.counts().values(), Counts())
+
+    def _count(self, source: str, captured: int = 0, processed: int = 0, superseded: int = 0, failed: int = 0) -> None:
+        before = self._counts[source]
+        self._counts[source] = before + Counts(captured, processed, superseded, failed)
