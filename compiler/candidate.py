@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from skerry.clock import Clock
 from skerry.disk import Disk
 from skerry.errors import StorageError
 
@@ -58,10 +59,13 @@ class Candidate:
         return self.folder / file
 
 
-class Say(Protocol):
-    """Tells the user what goes on."""
+class Watch(Protocol):
+    """Hears of passes."""
 
-    def __call__(self, name: str, *, cached: bool) -> None: ...
+    def began(self, name: str) -> None: ...
+
+    def ended(self, name: str, seconds: float | None) -> None:
+        """``seconds`` is None for a pass that was done before."""
 
 
 # A pass: fills the empty folder that it is given, and returns its facts.
@@ -71,18 +75,19 @@ Make = Callable[[Path], Mapping[str, Any]]
 class Work:
     """The work directory: one folder per pass that ended."""
 
-    def __init__(self, root: Path, disk: Disk, say: Say) -> None:
-        self._root, self._disk, self._say = root, disk, say
+    def __init__(self, root: Path, disk: Disk, clock: Clock, watch: Watch) -> None:
+        self._root, self._disk, self._clock, self._watch = root, disk, clock, watch
         self._tools = tool_versions()
 
     def cached(self, name: str, version: int, inputs: Sequence[Candidate], config: object, make: Make) -> Candidate:
         """The pass's candidate: from an earlier run if its key is the same, else by ``make``."""
         key = _digest_of([name, version, [c.digest for c in inputs], config, self._tools])
         folder = self._root / f"{name}-{key[:16]}"
-        done = _read(folder)
-        self._say(name, cached=done is not None)
-        if done is None:
-            done = self._run(folder, make)
+        started = self._clock.monotonic()
+        self._watch.began(name)
+        before = _read(folder)
+        done = before or self._run(folder, make)
+        self._watch.ended(name, None if before else self._clock.monotonic() - started)
         history = tuple(dict.fromkeys(step for c in inputs for step in c.history))
         digest = _digest_of(done.files)
         return Candidate(name, folder, digest, (*history, Step(name, key, digest)), done.facts)

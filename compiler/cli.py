@@ -19,6 +19,7 @@ from compiler.host import Host
 from compiler.pipeline import Compilation, Job
 from compiler.report import Evidence, hop_rows, timing_rows
 from skerry import signing
+from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.errors import UsageError
 from skerry.execution.device import this_device
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     with console.status("starting") as status, Host(source.root, load, status.update) as host:
         tell = _Tell(console, status)
-        work = Work(options.work or cache_folder(os.environ) / "compile", disk, tell.stage)
+        work = Work(options.work or cache_folder(os.environ) / "compile", disk, SystemClock(), tell)
         evidence = Compilation(job, work, host, disk, tell).run()
     _print(console, evidence, out)
     return 0
@@ -125,10 +126,12 @@ class _Tell:
     def __init__(self, console: Console, status: Status) -> None:
         self._console, self._status = console, status
 
-    def stage(self, name: str, *, cached: bool) -> None:
+    def began(self, name: str) -> None:
         self._status.update(name)
-        if cached:
-            self._console.print(f"  {name}: done before, resumed", style="dim")
+
+    def ended(self, name: str, seconds: float | None) -> None:
+        took = "done before, resumed" if seconds is None else f"{seconds:.1f} s"
+        self._console.print(f"  {name}: {took}", style="dim")
 
     def detail(self, text: str) -> None:
         self._status.update(text)

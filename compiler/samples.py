@@ -16,7 +16,7 @@ from compiler.candidate import file_digest
 from skerry.errors import CalibrationError, SourceError
 from skerry.execution.frames import IMAGES, VIDEOS, open_video
 
-MAX_FRAMES_PER_VIDEO = 60  # neighbours look alike: more of one video says little more
+MAX_FRAMES_PER_VIDEO = 120  # neighbours look alike: more of one video says little more
 MAX_CALIBRATION = 400
 MAX_REPORT = 64
 _REPORT_SHARE = 5  # one frame in so many judges

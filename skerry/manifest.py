@@ -42,8 +42,8 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         resize: "crop" scales the shorter side to ``resize_to`` and takes the centre, "letterbox" fits the whole frame
             and pads with ``pad_value``, "stretch" ignores the aspect ratio.
-        antialias: bilinear over the source pixels that a target pixel covers, as Pillow and torchvision do; without it,
-            over the nearest two, as OpenCV does.
+        antialias: bilinear over the source pixels that a target pixel covers, rounded to 8 bits after each axis, as
+            Pillow does; without it, over the nearest two, as OpenCV does.
         scale: multiplies the pixel value, 1/255 as a rule.
         mean, std: per channel, in the order of ``color``.
     """
@@ -134,15 +134,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         max_time_ratio: median time over that of the bundle's fp32 variant, where both run on the device.
     """
 
-    min_input_sqnr_db: float = 30.0
+    min_input_sqnr_db: float = 40.0
     min_sqnr_db: float = 15.0
     min_agreement: Fraction = 0.9
-    min_margin: Fraction = 0.1
+    min_margin: Fraction = 0.2
     max_time_ratio: float = 2.0
 
 
 # No bundle and no recipe may ask for less than this; a device's own policy may ask for more.
-FLOOR = Limits(min_input_sqnr_db=25.0, min_sqnr_db=10.0, min_agreement=0.8, min_margin=0.25, max_time_ratio=4.0)
+FLOOR = Limits(min_input_sqnr_db=30.0, min_sqnr_db=10.0, min_agreement=0.8, min_margin=0.25, max_time_ratio=4.0)
 
 
 def tighter(ours: Limits, theirs: Limits) -> Limits:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import sys
 import traceback
 import warnings
@@ -30,6 +29,7 @@ from skerry.manifest import Interface
 
 from .userload import UserError, build_model, call_user, load_callable
 
+_MIN_ROUNDS = 5
 OPSET = 20  # the newest that ONNX Runtime 1.23 (Python 3.10's last) and TensorRT 10.3 both read
 
 
@@ -102,23 +102,27 @@ class Worker:
         save_file(recorder.values, out)
         return {}
 
-    def measure(self, *, shape: list[int], models: dict[str, str], rounds: int, outputs: list[str]) -> dict[str, Any]:
+    def measure(
+        self, *, shape: list[int], models: dict[str, str], seconds: float, outputs: list[str]
+    ) -> dict[str, Any]:
         """Times torch eager and ONNX files with one thread each, in turn. Milliseconds, one list per model."""
         torch.set_num_threads(1)
         backends = {name: OnnxrtBackend(Path(path), threads=1) for name, path in models.items()}
         example = torch.zeros(shape)
         runs: dict[str, Callable[[], object]] = {"torch": lambda: self._run(example, outputs)}
         runs.update({name: backend.run for name, backend in backends.items()})
+        for run in [*runs.values()] * 2:
+            run()
         times: dict[str, list[float]] = {name: [] for name in runs}
         clock = SystemClock()
-        for turn in range(rounds + 2):
+        began = clock.monotonic()
+        while len(times["torch"]) < _MIN_ROUNDS or clock.monotonic() - began < seconds:
             for name, run in runs.items():
                 started = clock.monotonic()
                 run()
-                if turn >= 2:  # the first two warm up
-                    times[name].append((clock.monotonic() - started) * 1e3)
-            self._progress(f"timing, round {turn + 1} of {rounds + 2}")
-        return {"times_ms": times, "median_ms": {name: statistics.median(values) for name, values in times.items()}}
+                times[name].append((clock.monotonic() - started) * 1e3)
+            self._progress(f"timing, round {len(times['torch'])}")
+        return {"times_ms": times}
 
     def _run(self, tensor: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
