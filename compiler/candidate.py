@@ -89,7 +89,7 @@ class Work:
         done = before or self._run(folder, make)
         self._watch.ended(name, None if before else self._clock.monotonic() - started)
         history = tuple(dict.fromkeys(step for c in inputs for step in c.history))
-        digest = _digest_of(done.files)
+        digest = _digest_of(done.files) if done.files else key  # what makes no file is named by what went into it
         return Candidate(name, folder, digest, (*history, Step(name, key, digest)), done.facts)
 
     def scratch(self, name: str) -> Path:

@@ -48,16 +48,18 @@ def names() -> list[str]:
 
 
 def load(name: str, facts: DeviceFacts) -> Target:
-    """The target called ``name``; "native" is the one that suits this machine.
+    """The target called ``name``, or in the file ``name``; "native" is the one that suits this machine.
 
     Raises:
         UsageError: there is no such target.
     """
     if name == NATIVE:
         name = native(facts)
-    if name not in names():
-        raise UsageError(f"unknown target {name!r}; there are: {', '.join([NATIVE, *names()])}")
-    path = _FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"unknown target {name!r}; there are: {', '.join([NATIVE, *names()])}, or a .toml file of yours"
+        )
     return convert(read_toml(path), Target, str(path))
 
 

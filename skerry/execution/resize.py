@@ -1,7 +1,7 @@
 """Resizing in numpy, pixel for pixel what the libraries do that nets are trained with.
 
-Rounding is a part of it. Pillow rounds to 8 bits after each axis, columns first, and a net that was trained behind it can
-tell: on smooth frames, MobileNetV2's outputs move by 18 dB when the same resize is left unrounded.
+Rounding is a part of it. Pillow rounds to 8 bits after each axis, columns first, and a net that was trained behind it
+can tell: on smooth frames, MobileNetV2's outputs are off by 18 dB when the same resize is left unrounded.
 
 A resize is two small banded matrices, one per axis. They are cut into blocks, each a dense product over the few source
 rows or columns that it needs: BLAS speed without multiplying zeros. benchmarks/preprocess.py prints the time beside

@@ -1,0 +1,1 @@
+"""Helpers of the repository, not of the product."""

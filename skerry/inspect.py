@@ -1,0 +1,109 @@
+"""``skerry inspect``: verifies a bundle and says what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skerry import signing
+from skerry.bundle import open_bundle, read_file, read_manifest
+from skerry.disk import Disk
+from skerry.errors import MissingFile, UsageError
+from skerry.home import default_key
+from skerry.manifest import Manifest
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="skerry inspect", description="Verify a bundle and show what is in it.")
+    p.add_argument("bundle", type=Path, help="a .skb file or a bundle's folder")
+    p.add_argument("--trust", type=Path, action="append", default=[], metavar="PEM", help="the signer's public key")
+    p.add_argument("--unverified", action="store_true", help="show it without asking who built it")
+    p.add_argument("--files", action="store_true", help="list every file")
+    p.add_argument("--report", type=Path, metavar="FILE", help="write the compiler's page (HTML) to FILE")
+    p.add_argument("--json", action="store_true", help="print bundle.json as it is")
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Raises `SkerryError` if the bundle must not be used."""
+    options = parser().parse_args(arguments)
+    if options.unverified:
+        signer = "NOT VERIFIED"
+    else:
+        trusted = [signing.load_public_key(path) for path in options.trust or _own_key()]
+        signer = f"{open_bundle(options.bundle, trusted).signer[:16]} (trusted)"
+    raw, release = read_manifest(options.bundle)
+    if options.report:
+        Disk().replace(options.report, read_file(options.bundle, "evidence/report.html"))
+    if options.json:
+        print(raw.decode())
+        return 0
+    manifest = Manifest.parse(raw)
+    print("\n".join([*_summary(manifest, release, signer), *_evidence(options.bundle)]))
+    if options.files:
+        print("\n".join(f"  {file.sha256[:12]}  {file.size:>10}  {file.path}" for file in manifest.files))
+    return 0
+
+
+def _own_key() -> list[Path]:
+    own = default_key(os.environ)
+    own = own.with_name(own.name + ".pub")
+    if not own.is_file():
+        raise UsageError("no key is trusted: name the signer's public key with --trust, or look with --unverified")
+    return [own]
+
+
+def _summary(m: Manifest, release: str, signer: str) -> Iterator[str]:
+    entry, pre = m.inputs[0], m.preprocess
+    sizes = {file.path: file.size for file in m.files}
+    yield f"{m.name}@{m.version}   release {release}"
+    yield f"signed by  {signer}"
+    yield f"task       {m.task}, {len(m.labels)} labels"
+    yield f"input      {entry.name} {entry.dtype} {'x'.join(map(str, entry.shape))}"
+    yield (
+        f"           {pre.color}, {pre.resize}{f' of {pre.resize_to}' if pre.resize_to else ''}, {pre.interpolation}"
+        f"{', antialiased' if pre.antialias else ''}; scale {pre.scale:.6g}, mean {list(pre.mean)}, std {list(pre.std)}"
+    )
+    for tensor in m.outputs:
+        yield f"output     {tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}"
+    for v in m.variants:
+        needs = " ".join([*v.requires.arch, *v.requires.cpu]) or "any CPU"
+        size = sum(sizes[path] for path in v.files)
+        yield f"variant    {v.id}: {v.precision} on {v.backend}, {size / 1e6:.1f} MB; needs {needs}"
+    p, limits = m.proof, m.proof.limits
+    yield f"proof      {p.count} frames; licence {p.licence}; consent {p.consent}"
+    yield (
+        f"           input ≥ {limits.min_input_sqnr_db:g} dB, outputs ≥ {limits.min_sqnr_db:g} dB, "
+        f"agreement ≥ {limits.min_agreement:.0%} where the lead is ≥ {limits.min_margin:g}, "
+        f"time ≤ {limits.max_time_ratio:g} x fp32"
+    )
+
+
+def _evidence(bundle: Path) -> Iterator[str]:
+    """What the compiler found, if it says so in the form that this version knows."""
+    try:
+        raw = read_file(bundle, "evidence/compile.json")
+    except MissingFile:
+        yield "evidence   none"
+        return
+    evidence = msgspec.json.decode(raw, type=dict[str, Any])
+    for text in evidence.get("forced", []):
+        yield f"FORCED     {text}"
+    for text in evidence.get("assumed", []):
+        yield f"assumed    {text}"
+    for hop in evidence.get("hops", []):
+        agreed = f", {hop['same']} of {hop['decided']} answers agree" if hop.get("decided") is not None else ""
+        yield f"hop        {hop['name']}: {hop['sqnr_db']:.1f} dB{agreed}"
+    for timing in evidence.get("timings", []):
+        if timing["median_ms"] is not None:
+            ratio = f", {timing['times_torch']:.2f} x torch" if timing["times_torch"] else ""
+            yield f"time       {timing['model']}: {timing['median_ms']:.2f} ms on one thread{ratio}"
+    for name, digest in evidence.get("lineage", {}).items():
+        yield f"lineage    {name} {digest[:16]}"
+    yield "tools      " + ", ".join(f"{name} {version}" for name, version in evidence.get("tools", {}).items())
