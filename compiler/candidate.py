@@ -18,7 +18,8 @@ import msgspec
 
 from skerry.clock import Clock
 from skerry.disk import Disk
-from skerry.errors import StorageError
+from skerry.documents import parse
+from skerry.errors import FormatError
 
 # What may change the bytes that a pass makes.
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "skerry")
@@ -114,9 +115,9 @@ class Work:
 def _read(folder: Path) -> _Done | None:
     """A finished pass, if its files are still what it made."""
     try:
-        done = msgspec.json.decode((folder / _DONE).read_bytes(), type=_Done)
+        done = parse((folder / _DONE).read_bytes(), _Done, _DONE)
         return done if file_digests(folder) == done.files else None
-    except (OSError, msgspec.MsgspecError, StorageError):
+    except (OSError, FormatError):
         return None
 
 

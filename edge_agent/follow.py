@@ -14,7 +14,8 @@ from edge_agent.app import Paths, Running
 from edge_agent.slots import Records
 from skerry.clock import SystemClock
 from skerry.disk import Disk
-from skerry.errors import UsageError
+from skerry.documents import parse
+from skerry.errors import FormatError, UsageError
 from skerry.update import Record, State
 
 _TIMEOUT_S = 5.0
@@ -29,9 +30,9 @@ def ask(data: Path) -> dict[str, Any]:
     """
     paths = Paths(data.absolute())
     try:
-        running = msgspec.json.decode(paths.running.read_bytes(), type=Running)
+        running = parse(paths.running.read_bytes(), Running, str(paths.running))
         return _get(running.port)
-    except (FileNotFoundError, msgspec.MsgspecError, OSError, http.client.HTTPException):
+    except (OSError, FormatError, http.client.HTTPException):
         pass
     if not paths.record.is_dir():
         raise UsageError(f"no agent has run on {data}; start one with `skerry agent run`, or name its --data")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.app import Paths
 from edge_agent.slots import Inbox
-from skerry.bundle import Bundle, open_bundle, pack
+from skerry.bundle import Bundle, file_chunks, open_bundle, pack
 from skerry.disk import Disk
 from skerry.wire import MAIN_APP, Desired, Wish, decode_desired, encode
-
-_CHUNK = 1 << 20
 
 
 def hand_in(
@@ -34,29 +32,9 @@ def hand_in(
     if path.is_dir():
         pack(path, target, disk)
     else:
-        _copy(path, target, disk)
+        disk.store(target, file_chunks(path))
     _wish(bundle.release, paths, disk, again=again)
     return bundle
-
-
-def _copy(source: Path, target: Path, disk: Disk) -> None:
-    part = target.with_name(target.name + ".part")
-    try:
-        with disk.create(part) as file:
-            for chunk in _chunks(source):
-                file.write(chunk)
-            file.sync()
-        disk.rename(part, target)
-        disk.sync_dir(target.parent)
-    except BaseException:
-        disk.unlink(part)
-        raise
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
 
 
 def _wish(release: str, paths: Paths, disk: Disk, *, again: bool) -> None:

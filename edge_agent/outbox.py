@@ -1,9 +1,9 @@
 """The outbox: a segment log of events. No database.
 
 An event is *accepted* when it is synced, and only accepted events are delivered; all of them are. Files of about 1 MiB
-are named after their first event's number; each record is length, CRC-32C and bytes. A power cut can only tear the
-newest file's tail, which is cut off when the log is opened again. When the log outgrows its quota, whole oldest files
-go, and the next batch says how many events went with them.
+are named after their first event's number; each record is length, CRC-32C of length and bytes, and bytes. A power cut
+can only tear the newest file's tail, which is cut off when the log is opened again. When the log outgrows its quota,
+whole oldest files go, and the next batch says how many events went with them.
 
     <folder>/stream                   the log's name: 128 random bits, made with it
     <folder>/<first number>.log       events, from the first number on
@@ -26,7 +26,8 @@ from skerry.errors import StorageError
 
 SEGMENT_BYTES = 1 << 20
 BATCH_BYTES = 48 << 10
-_HEAD = struct.Struct("<II")  # length, CRC-32C
+_LENGTH, _CHECKSUM = struct.Struct("<I"), struct.Struct("<I")
+_HEAD_BYTES = 8
 _MAX_EVENT = 1 << 20
 
 
@@ -64,8 +65,15 @@ class _Position:
 class Outbox:
     """One log. `append` and `sync` may be called from any thread; `read` and `deliver` from one."""
 
-    def __init__(self, folder: Path, disk: Disk, max_bytes: int, new_id: Callable[[], str]) -> None:
-        self._folder, self._disk, self._max_bytes = folder, disk, max_bytes
+    def __init__(
+        self,
+        folder: Path,
+        disk: Disk,
+        max_bytes: int,
+        new_id: Callable[[], str],
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self._folder, self._disk, self._max_bytes, self._segment_bytes = folder, disk, max_bytes, segment_bytes
         self._file_lock = threading.Lock()  # the open file: held while it is synced or exchanged; taken before _lock
         self._lock = threading.Lock()  # the numbers and the newest file's length
         disk.make_dirs(folder)
@@ -85,9 +93,9 @@ class Outbox:
         Raises:
             StorageError: the disk refused; the event is not in the log.
         """
-        record = _HEAD.pack(len(event), google_crc32c.value(event)) + event
+        record = _record(event)
         with self._lock:
-            if self._file is not None and self._length + len(record) <= SEGMENT_BYTES:
+            if self._file is not None and self._length + len(record) <= self._segment_bytes:
                 return self._write(self._file, record)
         with self._file_lock, self._lock:
             return self._write(self._next_file(len(record)), record)
@@ -119,7 +127,7 @@ class Outbox:
 
     def _next_file(self, size: int) -> DiskFile:
         """A new file, if the newest has no room left."""
-        if self._file is not None and self._length + size <= SEGMENT_BYTES:
+        if self._file is not None and self._length + size <= self._segment_bytes:
             return self._file  # another thread was faster
         if self._file is not None:
             self._file.sync()  # before a newer file exists: only the newest may have a torn tail
@@ -135,7 +143,7 @@ class Outbox:
         """Drops whole oldest files until the log fits its quota."""
         segments = self._segments()
         sizes = {path: path.stat().st_size for path in segments}
-        while len(segments) > 1 and sum(sizes[path] for path in segments) > self._max_bytes - SEGMENT_BYTES:
+        while len(segments) > 1 and sum(sizes[path] for path in segments) > self._max_bytes - self._segment_bytes:
             self._disk.unlink(segments.pop(0))
 
     # Reading
@@ -245,6 +253,12 @@ class Outbox:
         return sorted(self._folder.glob("*.log"))
 
 
+def _record(event: bytes) -> bytes:
+    """The checksum covers the length: a hole of zeros, which a power cut may leave, must not read as an empty event."""
+    length = _LENGTH.pack(len(event))
+    return length + _CHECKSUM.pack(google_crc32c.value(length + event)) + event
+
+
 def _first(segment: Path) -> int:
     return int(segment.stem)
 
@@ -253,10 +267,10 @@ def _records(segment: Path, offset: int) -> Iterator[tuple[bytes, int]]:
     """The whole records from ``offset`` on, each with the offset behind it."""
     with segment.open("rb") as file:
         file.seek(offset)
-        while len(head := file.read(_HEAD.size)) == _HEAD.size:
-            length, checksum = _HEAD.unpack(head)
+        while len(head := file.read(_HEAD_BYTES)) == _HEAD_BYTES:
+            (length,) = _LENGTH.unpack_from(head)
             event = file.read(length) if length <= _MAX_EVENT else b""
-            if len(event) != length or google_crc32c.value(event) != checksum:
+            if head + event != _record(event):
                 return
-            offset += _HEAD.size + length
+            offset += _HEAD_BYTES + length
             yield event, offset

@@ -20,7 +20,8 @@ from typing_extensions import Self
 from edge_agent.outbox import Outbox
 from skerry.clock import Clock
 from skerry.disk import Disk
-from skerry.errors import FormatError, SkerryError, StorageError
+from skerry.documents import parse
+from skerry.errors import SkerryError, StorageError
 from skerry.wire import Event, Seen, Stored, decode_event, encode
 
 _log = logging.getLogger(__name__)
@@ -85,10 +86,7 @@ def _last_line(path: Path) -> tuple[Stored | None, int]:
     lines = tail[: len(tail) - (size - whole)].splitlines()
     if not lines:
         return None, whole
-    try:
-        return msgspec.json.decode(lines[-1], type=Stored), whole
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"{path} exists and is not a file of Skerry's events; name another file") from exc
+    return parse(lines[-1], Stored, f"{path} exists and is not a file of Skerry's events; name another file"), whole
 
 
 class TerminalSink:
@@ -125,6 +123,7 @@ class Delivery:
     def __init__(self, outbox: Outbox, sinks: Sequence[Sink], clock: Clock, sync_s: float) -> None:
         self._outbox, self._sinks, self._clock, self._sync_s = outbox, sinks, clock, sync_s
         self._dirty, self._stop = threading.Event(), threading.Event()
+        self._dirty.set()  # events of an earlier run may wait
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._cursor_due = clock.monotonic() + _CURSOR_S
         self.lost = 0

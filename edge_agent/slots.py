@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from skerry.bundle import Bundle, unpack
 from skerry.disk import Disk
+from skerry.documents import parse
 from skerry.errors import BundleError, DigestMismatch, FormatError
 from skerry.manifest import Manifest, Variant
 from skerry.update import Record
@@ -64,13 +65,11 @@ class Records:
             checksum, _, body = path.read_bytes().removesuffix(b"\n").partition(b" ")
             if checksum != b"%08x" % google_crc32c.value(body):
                 return None
-            return msgspec.json.decode(body, type=_Generation)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as exc:
-            raise FormatError(
-                f"{path} was written by another version of Skerry ({exc}); update Skerry, or move the file away"
-            ) from exc
+        return parse(
+            body, _Generation, f"{path} was written by another version of Skerry: update it, or move the file away"
+        )
 
 
 class Fetcher(Protocol):
@@ -109,20 +108,20 @@ class Slots:
         """
         part = self._folder / (release + _PART)
         self._disk.remove_tree(part)
-        self._disk.mkdir(part)
         folders = {part}
         try:
+            self._disk.mkdir(part)
             bundle = unpack(
                 source, self._trusted, lambda name, chunks: self._keep(part / name, chunks, folders), choose
             )
             if bundle.release != release:
                 raise DigestMismatch(f"asked for release {release[:12]}, got {bundle}")  # noqa: TRY301 - cleaned up below
+            for folder in sorted(folders, reverse=True):
+                self._disk.sync_dir(folder)
+            self._disk.rename(part, self.folder(release))
         except BaseException:
             self._disk.remove_tree(part)
             raise
-        for folder in sorted(folders, reverse=True):
-            self._disk.sync_dir(folder)
-        self._disk.rename(part, self.folder(release))
         self._disk.sync_dir(self._folder)
         return bundle
 
@@ -143,8 +142,8 @@ class Slots:
     def proof(self, release: str) -> list[ProofReport]:
         """What the release's proof measured here; empty if it never ran."""
         try:
-            return msgspec.json.decode(self._proof(release).read_bytes(), type=list[ProofReport])
-        except (FileNotFoundError, msgspec.MsgspecError):
+            return parse(self._proof(release).read_bytes(), list[ProofReport], "not a proof's report")
+        except (FileNotFoundError, FormatError):
             return []
 
     def collect(self, in_use: Collection[str]) -> None:

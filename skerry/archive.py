@@ -10,7 +10,7 @@ Format: POSIX.1-1988 ustar (IEEE Std 1003.1, pax, "ustar Interchange Format").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -76,18 +76,18 @@ def header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
-def write(out: Callable[[bytes], object], files: Iterable[tuple[str, int, Iterable[bytes]]]) -> None:
-    """Hands an archive of ``(name, size, chunks)`` to ``out``, in the order given, which must be `order`'s."""
+def write(files: Iterable[tuple[str, int, Iterable[bytes]]]) -> Iterator[bytes]:
+    """The bytes of an archive of ``(name, size, chunks)``, in the order given, which must be `order`'s."""
     for name, size, chunks in files:
-        out(header(name, size))
+        yield header(name, size)
         written = 0
         for chunk in chunks:
-            out(chunk)
+            yield chunk
             written += len(chunk)
         if written != size:
             raise ArchiveError(f"{name} changed while it was packed: expected {size} bytes, read {written}; pack again")
-        out(bytes(-size % _BLOCK))
-    out(bytes(2 * _BLOCK))
+        yield bytes(-size % _BLOCK)
+    yield bytes(2 * _BLOCK)
 
 
 @dataclass

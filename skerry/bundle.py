@@ -57,16 +57,18 @@ class Bundle:
         release: the release id.
         signer: fingerprint of the key that signed it.
         signed: SHA-256 by path, of every file that was signed.
+        sizes: bytes by path, of every file whose size ``bundle.json`` gives.
     """
 
     manifest: Manifest
     release: str
     signer: str
     signed: Mapping[str, str]
+    sizes: Mapping[str, int]
 
     def limit(self, path: str) -> int:
         """The most bytes that the file at ``path`` may have."""
-        return next((f.size for f in self.manifest.files if f.path == path), MAX_EVIDENCE_BYTES)
+        return self.sizes.get(path, MAX_EVIDENCE_BYTES)
 
     def __str__(self) -> str:
         return f"{self.manifest.name}@{self.manifest.version} ({self.release[:12]})"
@@ -85,7 +87,10 @@ def view(raw_manifest: bytes, raw_signature: bytes, trusted: Sequence[ec.Ellipti
     manifest = Manifest.parse(raw_manifest)
     for file in manifest.files:
         _compare(file.path, file.sha256, signature.files)
-    return Bundle(manifest, release_id(raw_manifest), signature.hint, signature.files)
+    for path in signature.files:
+        archive.plain_path(path)
+    sizes = {file.path: file.size for file in manifest.files}
+    return Bundle(manifest, release_id(raw_manifest), signature.hint, signature.files, sizes)
 
 
 def _compare(path: str, digest: str, signed: Mapping[str, str]) -> None:
@@ -114,11 +119,11 @@ def open_directory(root: Path, trusted: Sequence[ec.EllipticCurvePublicKey], cho
     )
     found = set(_walk(root)) - {"bundle.sig"}
     if extra := found - set(bundle.signed):
-        raise ExtraFile(f"{min(extra)} is in the bundle but was not signed; remove it or fetch the bundle again")
+        raise ExtraFile(f"{min(extra)!r} is in the bundle but was not signed; remove it or fetch the bundle again")
     if missing := _wanted(bundle, choose) - found:
         raise MissingFile(f"{min(missing)} was signed but is not there; fetch the bundle again")
     for path in sorted(found):
-        _compare(path, _digest(root / path, bundle.limit(path)), bundle.signed)
+        _compare(path, _digest(root, path, bundle.limit(path)), bundle.signed)
     return bundle
 
 
@@ -132,7 +137,7 @@ def check_files(root: Path, manifest: Manifest, paths: Collection[str]) -> None:
         if file.path in paths:
             if not (root / file.path).is_file():
                 raise MissingFile(f"{file.path} is not there; install the release again")
-            _compare(file.path, _digest(root / file.path, file.size), {file.path: file.sha256})
+            _compare(file.path, _digest(root, file.path, file.size), {file.path: file.sha256})
 
 
 def _wanted(bundle: Bundle, choose: Choose) -> set[str]:
@@ -144,19 +149,23 @@ def _wanted(bundle: Bundle, choose: Choose) -> set[str]:
 
 def _walk(root: Path) -> Iterator[str]:
     """Every plain file below ``root`` as a POSIX path; refuses whatever is neither that nor a folder."""
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_cannot_list):
         for name in [*folders, *files]:
             path = Path(folder, name)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise LinkRefused(
-                    f"{path.relative_to(root).as_posix()} is a link or device; a bundle holds plain files only"
-                )
+                shown = path.relative_to(root).as_posix()
+                raise LinkRefused(f"{shown!r} is a link or device; a bundle holds plain files only")
         yield from (Path(folder, name).relative_to(root).as_posix() for name in files)
 
 
+def _cannot_list(exc: OSError) -> None:
+    """An unreadable folder may hide an extra file."""
+    raise MissingFile(f"cannot read {exc.filename}: {exc.strerror}") from exc
+
+
 def _read(path: Path, limit: int, absent: type[MissingFile | NotSigned]) -> bytes:
-    if path.is_symlink():
-        raise LinkRefused(f"{path.name} is a link; a bundle holds plain files only")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise LinkRefused(f"{path.name!r} is a link or device; a bundle holds plain files only")
     if not path.is_file():
         raise absent(f"{path} is not there; {path.parent} is not a signed bundle")
     if path.stat().st_size > limit:
@@ -164,33 +173,24 @@ def _read(path: Path, limit: int, absent: type[MissingFile | NotSigned]) -> byte
     return path.read_bytes()
 
 
-def _digest(path: Path, limit: int) -> str:
-    size = path.stat().st_size
+def _digest(root: Path, path: str, limit: int) -> str:
+    size = (root / path).stat().st_size
     if size > limit:
-        raise TooLarge(f"{path.name} has {size} bytes; {limit} are expected")
+        raise TooLarge(f"{path} has {size} bytes; {limit} are expected")
     sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
+    for chunk in file_chunks(root / path):
+        sha.update(chunk)
     return sha.hexdigest()
 
 
 def pack(root: Path, out: Path, disk: Disk) -> None:
     """Writes the directory ``root`` as one ``.skb`` file at ``out``: the same files, the same bytes."""
-    part = out.with_name(out.name + ".part")
-    try:
-        with disk.create(part) as file:
-            names = archive.order(_walk(root))
-            archive.write(file.write, ((name, (root / name).stat().st_size, _chunks(root / name)) for name in names))
-            file.sync()
-        disk.rename(part, out)
-        disk.sync_dir(out.parent)
-    except BaseException:
-        disk.unlink(part)
-        raise
+    names = archive.order(_walk(root))
+    disk.store(out, archive.write((name, (root / name).stat().st_size, file_chunks(root / name)) for name in names))
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def file_chunks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, a piece at a time."""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             yield chunk

@@ -1,7 +1,7 @@
 """The only durable writes.
 
 Each primitive of `Disk` is one step that a power cut can fall before or after; a test records the steps and rebuilds
-every state that a cut may leave (tests/crash). What is made of several steps (`Disk.replace`, `Disk.make_dirs`,
+every state that a cut may leave (tests/crash). What is made of several steps (`Disk.store`, `Disk.make_dirs`,
 `Disk.remove_tree`) is written here once, in the order that survives: data, sync, rename, sync of the directory.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -113,14 +113,27 @@ class Disk:
 
     # Made of primitives.
 
-    def replace(self, path: Path, data: bytes, mode: int = 0o644) -> None:
-        """Puts ``data`` at ``path``: after a power cut the old content is there, or the new one, never half."""
+    def store(self, path: Path, chunks: Iterable[bytes], mode: int = 0o644) -> None:
+        """Puts the bytes of ``chunks`` at ``path``: after a power cut the old content is there, or all of the new.
+
+        Nothing is left of it if ``chunks`` or the disk raises.
+        """
         part = path.with_name(path.name + ".part")
-        with self.create(part, mode) as file:
-            file.write(data)
-            file.sync()
-        self.rename(part, path)
+        try:
+            self.unlink(part)  # one that was cut off may have another mode
+            with self.create(part, mode) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.sync()
+            self.rename(part, path)
+        except BaseException:
+            self.unlink(part)
+            raise
         self.sync_dir(path.parent)
+
+    def replace(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        """Puts ``data`` at ``path``, as `store` does."""
+        self.store(path, [data], mode)
 
     def make_dirs(self, path: Path) -> None:
         """Makes ``path`` and its parents, each one's name synced."""

@@ -14,18 +14,19 @@ import msgspec
 from typing_extensions import Self
 
 from skerry.archive import plain_path
+from skerry.documents import parse
 from skerry.errors import FormatError
 
 FORMAT = "skerry.bundle/1.0"
 MAX_BYTES = 16 << 20
 
-_FORMAT = re.compile(r"skerry\.bundle/(\d{1,4})\.(\d{1,4})")
+_FORMAT = re.compile(r"skerry\.bundle/([0-9]{1,4})\.([0-9]{1,4})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -113,7 +114,7 @@ class Weight(msgspec.Struct, frozen=True):
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run the release: ``backend`` loads ``model``, which reads ``files``, all under ``variants/<id>/``."""
 
-    id: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     backend: str
     precision: str
     requires: Requires
@@ -141,7 +142,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_time_ratio: float = 2.0
 
 
-# No bundle and no recipe may ask for less than this; a device's own policy may ask for more.
+# The compiler refuses a recipe that asks for less, and a device holds every bundle to at least this, whatever it says.
 FLOOR = Limits(min_input_sqnr_db=30.0, min_sqnr_db=10.0, min_agreement=0.8, min_margin=0.25, max_time_ratio=4.0)
 
 
@@ -221,7 +222,12 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         outputs = {t.name for t in self.outputs}
         used = {post.scores, post.boxes} if isinstance(post, Detection) else {post.scores}
         _require(used <= outputs, f"post-processing reads {sorted(used - outputs)}, outputs are {sorted(outputs)}")
-        _require(bool(self.labels) or isinstance(post, Classification), "a detector needs labels, one per class")
+        _require(len(outputs) == len(self.outputs), "two outputs have one name")
+        _require(post.__struct_config__.tag == self.task, f"task {self.task} does not fit its post-processing")
+        if isinstance(post, Detection):
+            classes = next(t.shape[-1] for t in self.outputs if t.name == post.scores)
+            _require(len(self.labels) == classes, f"a detector of {classes} classes needs as many labels")
+            _require(post.background is None or post.background < classes, "background is beyond its classes")
 
 
 class Manifest(Interface, frozen=True, kw_only=True):
@@ -240,10 +246,7 @@ class Manifest(Interface, frozen=True, kw_only=True):
             UnsafePath: a path in it is not plain.
         """
         _check_version(raw)
-        try:
-            manifest = msgspec.json.decode(raw, type=cls)
-        except msgspec.MsgspecError as exc:
-            raise FormatError(f"bundle.json: {exc}; this bundle was not made by Skerry's compiler") from exc
+        manifest = parse(raw, cls, "bundle.json was not made by Skerry's compiler")
         manifest.check()
         return manifest
 
@@ -264,7 +267,8 @@ class Manifest(Interface, frozen=True, kw_only=True):
         paths = [plain_path(file.path) for file in self.files]
         _require(paths == sorted(set(paths)), "its files are doubled or not in order")
         listed = set(paths)
-        needed = {self.proof.frames, self.proof.reference, self.proof.answers}
+        proof_files = {self.proof.frames, self.proof.reference, self.proof.answers}
+        needed = set(proof_files)
         _require(bool(self.variants), "it has no variant")
         _require(len({v.id for v in self.variants}) == len(self.variants), "two variants have one id")
         for v in self.variants:
@@ -277,7 +281,15 @@ class Manifest(Interface, frozen=True, kw_only=True):
                 all(w.file in v.files for w in v.weights), f"variant {v.id} has weights in a file it does not list"
             )
             needed.update(v.files)
+        in_variant = any(path.startswith("variants/") for path in proof_files)
+        _require(not in_variant, "its proof lies in a variant's folder")
+        _require(self.proof.inputs <= self.proof.count, "its proof has more inputs than frames")
+        both = {path[:end] for path in paths for end, c in enumerate(path) if c == "/"} & listed
+        _require(not both, f"file and folder at once: {', '.join(sorted(both))}")
         _require(needed <= listed, f"files are used but not listed: {', '.join(sorted(needed - listed)[:3])}")
+        sizes = {file.path: file.size for file in self.files}
+        inside = all(w.offset + w.size <= sizes[w.file] for v in self.variants for w in v.weights)
+        _require(inside, "a weight lies beyond its file")
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -285,10 +297,7 @@ class _Versioned(msgspec.Struct, frozen=True):
 
 
 def _check_version(raw: bytes) -> None:
-    try:
-        text = msgspec.json.decode(raw, type=_Versioned).format
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"bundle.json is not a bundle's manifest: {exc}") from exc
+    text = parse(raw, _Versioned, "bundle.json is not a bundle's manifest").format
     match = _FORMAT.fullmatch(text)
     if match is None or match[1] != "1":
         raise FormatError(f"bundle.json has format {text[:40]!r}; this Skerry reads skerry.bundle/1.x: update Skerry")

@@ -4,9 +4,9 @@ A signature is a Sigstore bundle (JSON) around a DSSE envelope around an in-toto
 SHA-256. The stock ``model_signing`` verifies what `sign` makes and `verify` reads what stock signs; this module needs
 ``cryptography`` alone, so that a device needs no Sigstore client.
 
-Stricter than the specification on purpose: one media type, SHA-256, whole files, no links, no ignored paths but the
-signature itself (stock ignores ``.git*``: an unlisted file is refused here whatever its name), base64 in its one
-canonical spelling, so that no byte of a signature file can change without being noticed.
+Stricter than the specification on purpose: one media type, one signature, the key's hint (not its ``rawBytes``, which
+older writers gave), SHA-256, whole files, no links, no ignored paths but the signature itself (stock ignores ``.git*``:
+an unlisted file is refused here whatever its name), base64 in its one canonical spelling.
 
 Specification: github.com/ossf/model-signing-spec, spec/v1.0.md; DSSE: github.com/secure-systems-lab/dsse, protocol.md.
 """
@@ -14,18 +14,18 @@ Specification: github.com/ossf/model-signing-spec, spec/v1.0.md; DSSE: github.co
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from skerry.documents import parse
 from skerry.errors import BadSignature, FormatError, KeyNotTrusted, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Signature:
     method: str
     hint: str
     payload: bytes
-    signatures: tuple[bytes, ...]
+    sig: bytes
     files: Mapping[str, str]
 
     @classmethod
@@ -147,21 +147,18 @@ class Signature:
         Raises:
             FormatError: it is not what the published schemas describe, or uses an option that Skerry does not.
         """
-        try:
-            document = msgspec.json.decode(raw, type=_Document)
-        except msgspec.MsgspecError as exc:
-            raise FormatError(f"not an OpenSSF Model Signing v1.0 signature: {exc}") from exc
+        document = parse(raw, _Document, "not an OpenSSF Model Signing v1.0 signature")
         method = document.verification_material.method()
         envelope = document.dsse_envelope
-        if not envelope.signatures:
-            raise FormatError("signature: the envelope holds no signature; sign again")
+        if len(envelope.signatures) != 1:
+            raise FormatError(f"signature: expected one signature in the envelope, found {len(envelope.signatures)}")
         payload = _unbase64(envelope.payload, "payload")
         key = document.verification_material.public_key
         return cls(
             method=method,
             hint=key.hint if key else "",
             payload=payload,
-            signatures=tuple(_unbase64(s.sig, "sig") for s in envelope.signatures),
+            sig=_unbase64(envelope.signatures[0].sig, "sig"),
             files=_files(payload),
         )
 
@@ -169,7 +166,7 @@ class Signature:
 def _unbase64(text: str, what: str) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise FormatError(f"signature: {what} is not base64: {exc}") from exc
     if not raw or base64.b64encode(raw).decode("ascii") != text:
         raise FormatError(f"signature: {what} is empty or not canonical base64")
@@ -178,10 +175,7 @@ def _unbase64(text: str, what: str) -> bytes:
 
 def _files(payload: bytes) -> Mapping[str, str]:
     """The statement's files, after every rule of the specification that concerns its form (5.2, 6.5)."""
-    try:
-        statement = msgspec.json.decode(payload, type=_Statement)
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"signature: not a model signing statement: {exc}") from exc
+    statement = parse(payload, _Statement, "signature: not a model signing statement")
     serialization, resources = statement.predicate.serialization, statement.predicate.resources
     if (serialization.method, serialization.hash_type, serialization.allow_symlinks) != ("files", "sha256", False):
         raise FormatError(
@@ -189,21 +183,21 @@ def _files(payload: bytes) -> Mapping[str, str]:
             f"{serialization.allow_symlinks}; Skerry verifies whole files by sha256 without links: sign again so"
         )
     names = [r.name for r in resources]
-    if not names or names != sorted(set(names)):
-        raise FormatError("signature: its files are none, doubled or not in order")
+    if not names or len(names) != len(set(names)):
+        raise FormatError("signature: its files are none or doubled")
     if any(
         r.algorithm != "sha256" or len(r.digest) != 64 or set(r.digest) - set("0123456789abcdef") for r in resources
     ):
         raise FormatError("signature: a file's digest is not a lower-case SHA-256")
     files = {r.name: r.digest for r in resources}
-    if len(statement.subject) != 1 or statement.subject[0].digest.get("sha256") != _root_digest(files):
+    if len(statement.subject) != 1 or statement.subject[0].digest.get("sha256") != _root_digest(files.values()):
         raise FormatError("signature: its root digest does not fit its files")
     return files
 
 
-def _root_digest(files: Mapping[str, str]) -> str:
-    """SHA-256 over the files' raw digests in code point order of their names (specification 6.5.1)."""
-    return hashlib.sha256(b"".join(bytes.fromhex(files[name]) for name in sorted(files))).hexdigest()
+def _root_digest(digests: Iterable[str]) -> str:
+    """SHA-256 over the files' raw digests, in the order in which the statement lists them (specification 6.5.1)."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests)).hexdigest()
 
 
 # --- signing and verifying -----------------------------------------------------------------------------------------
@@ -213,7 +207,7 @@ def sign(name: str, files: Mapping[str, str], key: ec.EllipticCurvePrivateKey) -
     """Signs SHA-256 digests by path. The same arguments give the same bytes (RFC 6979)."""
     statement = _Statement(
         type=STATEMENT_TYPE,
-        subject=[_Subject(name, {"sha256": _root_digest(files)})],
+        subject=[_Subject(name, {"sha256": _root_digest(files[path] for path in sorted(files))})],
         predicate_type=PREDICATE_TYPE,
         predicate=_Predicate(
             serialization=_Serialization("files", "sha256", allow_symlinks=False, ignore_paths=["bundle.sig"]),
@@ -243,7 +237,9 @@ def verify(raw: bytes, trusted: Sequence[ec.EllipticCurvePublicKey]) -> Signatur
         BadSignature: names a trusted key, but that key did not sign this.
     """
     signature = Signature.parse(raw)
-    if signature.method != "key" or not signature.hint:
+    if signature.method == "key" and not signature.hint:
+        raise KeyNotTrusted("signed by a key that is not named by its hint, as before v1.1 of the format; sign again")
+    if signature.method != "key":
         raise KeyNotTrusted(f"signed by the method {signature.method!r}; Skerry trusts keys: sign with a key")
     for key in trusted:
         if fingerprint(key) == signature.hint:
@@ -255,7 +251,7 @@ def verify(raw: bytes, trusted: Sequence[ec.EllipticCurvePublicKey]) -> Signatur
             "name the signer's public key with --trust if you believe it"
         )
     try:
-        key.verify(signature.signatures[0], _pae(signature.payload), ec.ECDSA(_hash(key)))
+        key.verify(signature.sig, _pae(signature.payload), ec.ECDSA(_hash(key)))
     except InvalidSignature:
         raise BadSignature(
             f"the signature does not fit what it signs (key {signature.hint[:16]}): it was changed after signing"
@@ -299,7 +295,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as exc:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read a private key from {path}: {exc}") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UsageError(f"{path}: expected an elliptic-curve key, found {type(key).__name__}")
@@ -315,7 +311,7 @@ def load_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     """
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read a public key from {path}: {exc}") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise UsageError(f"{path}: expected an elliptic-curve key, found {type(key).__name__}")

@@ -5,13 +5,12 @@ JSON through msgspec, finite numbers only, null means not measured, times are in
 
 from __future__ import annotations
 
-import math
 from typing import Union
 
 import msgspec
 
 from skerry.clock import Trust
-from skerry.errors import FormatError, UsageError
+from skerry.documents import parse
 
 MAIN_APP = "main"  # a device runs one app for now; every format that names apps carries several
 
@@ -143,27 +142,12 @@ def encode(message: msgspec.Struct) -> bytes:
 
 def decode_event(raw: bytes) -> Event:
     """Raises `FormatError` if ``raw`` is not an event of this version."""
-    try:
-        return _EVENT.decode(raw)
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"not an event: {exc}") from exc
+    return parse(raw, Event, "not an event")  # type: ignore[arg-type]
 
 
 def decode_desired(raw: bytes) -> Desired:
     """Raises `FormatError` if ``raw`` is not a wish of this version."""
-    try:
-        return _DESIRED.decode(raw)
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"not a wish: {exc}") from exc
-
-
-def finite(value: float, what: str) -> float:
-    """Returns ``value`` if it may go into a message."""
-    if not math.isfinite(value):
-        raise UsageError(f"{what} is {value}; a message holds finite numbers only")
-    return value
+    return parse(raw, Desired, "not a wish")
 
 
 _ENCODER = msgspec.json.Encoder()
-_EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-_DESIRED = msgspec.json.Decoder(Desired)

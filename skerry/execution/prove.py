@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from skerry.bundle import check_files
 from skerry.clock import Clock, SystemClock
+from skerry.documents import parse
 from skerry.errors import FormatError, SkerryError
 from skerry.execution.backend import Backend, Tensors, load_variant
 from skerry.execution.parity import Noise, agree, proof_decoder
@@ -116,9 +117,9 @@ def interpret(returncode: int, stdout: bytes, stderr: bytes) -> Outcome:
     """What a child's end says. Pure."""
     if returncode == 0:
         try:
-            return conclude(msgspec.json.decode(stdout, type=list[ProofReport]))
-        except msgspec.MsgspecError as exc:
-            return Outcome(why=f"the proof's answer cannot be read: {exc}", verdict=True)
+            return conclude(parse(stdout, list[ProofReport], "the proof's answer cannot be read"))
+        except FormatError as exc:
+            return Outcome(why=str(exc), verdict=True)
     last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
     if returncode == _OUT_OF_MEMORY:
         return Outcome(why=f"the model needs more memory than its proof may have: {last[0][:300]}", verdict=True)
@@ -174,8 +175,8 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
                         outputs = _run(candidate, frame, decode, limits, clock)
                         if turn == 0:
                             _compare(candidate, outputs, reference, index, has_input=index < proof.inputs)
-        answers = msgspec.json.decode((root / proof.answers).read_bytes(), type=list[list[Answer]])
-    except (SafetensorError, msgspec.MsgspecError, OSError) as exc:
+        answers = parse((root / proof.answers).read_bytes(), list[list[Answer]], proof.answers)
+    except (SafetensorError, OSError) as exc:
         raise FormatError(f"the proof set cannot be read: {exc}") from exc
     base = next((c for c in candidates if c.variant.precision == "fp32"), None)
     return [_report(c, base, manifest, release_id(raw), answers, limits) for c in candidates]

@@ -41,6 +41,8 @@ from skerry.manifest import (
 SIZE = 8
 COLOURS = ("red", "green", "blue")
 KEY = ec.derive_private_key(0x5EA, ec.SECP256R1())
+PREPROCESS = Preprocess(resize="stretch", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+LIMITS = Limits()
 OTHER_KEY = ec.derive_private_key(0xBAD, ec.SECP256R1())
 
 
@@ -52,8 +54,10 @@ def weights() -> np.ndarray:
     return table.reshape(-1, 3)
 
 
-def model(before: list[onnx.NodeProto] = (), entry: str = "image", extra: list[onnx.TensorProto] = ()) -> onnx.ModelProto:
-    """image [1, 3, 8, 8] to scores [1, 3]. ``before`` may put nodes between the image and the net, which reads ``entry``."""
+def model(
+    before: list[onnx.NodeProto] = (), entry: str = "image", extra: list[onnx.TensorProto] = ()
+) -> onnx.ModelProto:
+    """image [1, 3, 8, 8] to scores [1, 3]; nodes ``before`` the net may make of the image what it reads, ``entry``."""
     nodes = [
         *before,
         helper.make_node("Flatten", [entry], ["flat"]),
@@ -123,8 +127,8 @@ class Tiny:
     labels: list[str] = field(default_factory=lambda: list(COLOURS))
     variants: dict[str, onnx.ModelProto] = field(default_factory=lambda: {"fp32": model()})
     requires: dict[str, Requires] = field(default_factory=dict)
-    preprocess: Preprocess = Preprocess(resize="stretch", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    limits: Limits = Limits()
+    preprocess: Preprocess = PREPROCESS
+    limits: Limits = LIMITS
     key: ec.EllipticCurvePrivateKey = KEY
     frames: int = 6
     # Called with what the proof was made with, just before bundle.json is written from what it returns.
@@ -150,7 +154,10 @@ class Tiny:
         interface = self.interface()
         variants = [self._variant(root, name, built) for name, built in self.variants.items()]
         proof = self._proof(root, interface)
-        files = [File(p, "application/octet-stream", (root / p).stat().st_size, digest(root / p)) for p in sorted(_files(root))]
+        files = [
+            File(p, "application/octet-stream", (root / p).stat().st_size, digest(root / p))
+            for p in sorted(_files(root))
+        ]
         fields = {name: getattr(interface, name) for name in Interface.__struct_fields__}
         fields = self.bend({**fields, "variants": variants, "proof": proof, "files": files})
         raw = msgspec.json.encode(Manifest(**fields))
