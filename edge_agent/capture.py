@@ -89,7 +89,9 @@ class Reader:
         self._stop.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread has ended by then."""
+        """Whether the thread has ended by then, or never began."""
+        if self._thread.ident is None:
+            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

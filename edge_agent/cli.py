@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The agent's modules are imported where they run: the parent that `run` leaves behind must stay small.
 
-CRASH_POINT = "SKERRY_CRASH_AT"  # a named point at which the agent kills itself: for tests that see it come back
+CRASH_POINT = "SKERRY_CRASH_AT"  # where an agent kills itself in its first run: for tests that see it come back
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,7 +135,7 @@ def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa
             trusted = [signing.load_public_key(Path(path)) for path in config.trust]
             bundle = handin.hand_in(model, paths, Disk(), trusted, again=False)
             logging.getLogger(__name__).info("wish: %s", bundle)
-        return app.run(config, _crash_point(os.environ), _say)
+        return app.run(config, _crash_point(os.environ) if first else nowhere, _say)
     except SkerryError as exc:
         print(f"skerry agent run: {exc}", file=sys.stderr)
         return exc.exit_code

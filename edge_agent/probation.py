@@ -25,7 +25,7 @@ def judge(seen: Counts, before: Counts | None, elapsed_s: float, policy: Probati
     answered = seen.processed + seen.failed
     if answered >= _FEW and seen.failed > policy.max_failed * answered:
         return Failed(f"{seen.failed} of {answered} live frames failed, {policy.max_failed:.0%} allowed", verdict=True)
-    if before is not None and seen.captured >= policy.min_frames and before.captured >= _FEW:
+    if before is not None and before.captured and seen.captured >= policy.min_frames:
         now_share, then_share = superseded_share(seen), superseded_share(before)
         if now_share - then_share > policy.max_more_superseded:
             return Failed(

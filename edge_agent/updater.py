@@ -248,6 +248,7 @@ class Updater:
             return Failed(f"it proved, but does not load in service: {exc}", verdict=True)
         await anyio.to_thread.run_sync(self._tools.vision.swap, model)
         self._history.clear()
+        self.observe()
         return Switched()
 
     async def _watch(self) -> Happening:
@@ -316,10 +317,17 @@ class Updater:
             raise StorageError(f"the slot of release {release[:12]} cannot be read: {exc.strerror}") from exc
 
     def _remember_before(self) -> None:
-        """What became of the frames under the release before, over the newest window as long as a probation."""
-        now, counts = self._tools.clock.monotonic(), self._tools.mailbox.total()
-        window = [then for at, then in self._history if now - at <= self._tools.policy.seconds]
-        self._before = counts - window[0] if window and self.record.active is not None else None
+        """What became of the frames under the release in service, over a window like a probation's, or all of it."""
+        if self.record.active is None:
+            self._before = None
+            return
+        now, counts, policy = self._tools.clock.monotonic(), self._tools.mailbox.total(), self._tools.policy
+        window = Counts()
+        for at, then in reversed(self._history):
+            window = counts - then
+            if now - at >= policy.seconds and window.captured >= policy.min_frames:
+                break
+        self._before = window
 
     def observe(self) -> None:
         """Remembers what became of the frames so far; called once a second or so."""

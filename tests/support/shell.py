@@ -71,28 +71,28 @@ class Shell:
 
     home: Path
 
-    def skerry(self, *words: str | Path, cwd: Path | None = None) -> Said:
-        """Runs ``skerry`` to its end."""
-        return self._run([*SKERRY, *map(str, words)], cwd)
+    def skerry(self, *words: object, cwd: Path | None = None, seconds: float = 120.0) -> Said:
+        """Runs ``skerry`` to its end, which must come by then."""
+        return self._run([*SKERRY, *map(str, words)], cwd, seconds)
 
-    def watched(self, *words: str | Path) -> Said:
+    def watched(self, *words: object) -> Said:
         """The same, and says at the end whether the process itself imported torch."""
-        return self._run([sys.executable, "-c", _WATCHED, *map(str, words)], None)
+        return self._run([sys.executable, "-c", _WATCHED, *map(str, words)])
 
-    def python(self, code: str, *words: str | Path) -> str:
+    def python(self, code: str, *words: object) -> str:
         """Runs a script and returns what it printed."""
-        done = self._run([sys.executable, "-c", code, *map(str, words)], None)
+        done = self._run([sys.executable, "-c", code, *map(str, words)])
         assert done.code == 0, done.err
         return done.out
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: object) -> subprocess.Popen[str]:
         """Starts ``skerry`` and leaves it running."""
         command = [*SKERRY, *map(str, words)]
         return subprocess.Popen(
             command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def _run(self, command: Sequence[str], cwd: Path | None) -> Said:
+    def _run(self, command: Sequence[str], cwd: Path | None = None, seconds: float = 120.0) -> Said:
         done = subprocess.run(
             command,
             env=self.environment(),
@@ -100,7 +100,7 @@ class Shell:
             capture_output=True,
             text=True,
             check=False,
-            timeout=180,
+            timeout=seconds,
             stdin=subprocess.DEVNULL,
         )
         return Said(done.returncode, done.stdout, done.stderr)

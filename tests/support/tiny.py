@@ -75,6 +75,26 @@ def model(
 
 def endless(times: int = 2**40) -> onnx.ModelProto:
     """The same net behind a loop that multiplies by one ``times`` over: slow, or as good as endless."""
+    return _looping([numpy_helper.from_array(np.array(times, np.int64), "times")], [])
+
+
+def hangs_in_the_dark(times: int = 2**40) -> onnx.ModelProto:
+    """The same net, but it hangs on a frame that is black: what no proof frame is."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
+        helper.make_node("Less", ["mean", "dark"], ["is_dark"]),
+        helper.make_node("Cast", ["is_dark"], ["factor"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["many", "factor"], ["times"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(times, np.int64), "many"),
+        numpy_helper.from_array(np.array(-0.25, np.float32), "dark"),
+    ]
+    return _looping(constants, nodes)
+
+
+def _looping(constants: list[onnx.TensorProto], before: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """The net behind a loop of "times" turns, which ``before`` or ``constants`` give."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["goes_on"]),
@@ -92,12 +112,11 @@ def endless(times: int = 2**40) -> onnx.ModelProto:
         ],
     )
     loop = helper.make_node("Loop", ["times", "yes", "image"], ["looped"], body=body)
-    constants = [
-        numpy_helper.from_array(np.array(times, np.int64), "times"),
+    always = [
         numpy_helper.from_array(np.array(True), "yes"),
         numpy_helper.from_array(np.array(1.0, np.float32), "one"),
     ]
-    return model([loop], "looped", constants)
+    return model([*before, loop], "looped", [*constants, *always])
 
 
 def greedy(elements: int = 1 << 30) -> onnx.ModelProto:
