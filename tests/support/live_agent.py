@@ -125,7 +125,8 @@ class LiveAgent:
         raise AssertionError(f"not reached within {timeout_s} s; last: {last}\n{self.output()[-2000:]}")
 
     def wait_kept(self, release: str, timeout_s: float = 30.0) -> dict[str, Any]:
-        return self.wait(lambda s: s["record"]["state"] == "idle" and is_active(s, release), timeout_s)
+        """Waits until the release is kept, and in service: a new process has the record before it has the model."""
+        return self.wait(lambda s: s["record"]["state"] == "idle" and is_active(s, release) and s["vision"], timeout_s)
 
     def install(self, bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
         command = [
