@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
+from edge_agent.counts import Counts
 from skerry.clock import Utc
 from skerry.execution.processing import Frame
 
@@ -40,36 +41,6 @@ class Captured:
         if isinstance(self.picture, np.ndarray):
             return self.picture
         return np.asarray(self.picture.to_ndarray(format="rgb24"))
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of a source's frames. ``waiting`` ones are in the mailbox or being processed."""
-
-    captured: int = 0
-    processed: int = 0
-    superseded: int = 0
-    failed: int = 0
-
-    @property
-    def waiting(self) -> int:
-        return self.captured - self.processed - self.superseded - self.failed
-
-    def __sub__(self, other: Counts) -> Counts:
-        return Counts(
-            self.captured - other.captured,
-            self.processed - other.processed,
-            self.superseded - other.superseded,
-            self.failed - other.failed,
-        )
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.captured + other.captured,
-            self.processed + other.processed,
-            self.superseded + other.superseded,
-            self.failed + other.failed,
-        )
 
 
 class Mailbox:

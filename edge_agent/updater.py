@@ -20,7 +20,8 @@ import msgspec
 
 from edge_agent import probation
 from edge_agent.config import ProbationPolicy
-from edge_agent.mailbox import Counts, Mailbox
+from edge_agent.counts import Counts
+from edge_agent.mailbox import Mailbox
 from edge_agent.reconcile import reconcile, see
 from edge_agent.slots import Fetcher, Records, Slots
 from edge_agent.vision import ActiveModel

@@ -36,22 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"skerry: unknown command {words[0]!r}\n{usage()}", file=sys.stderr)
         return 2
-    try:
-        return _command(words[0])(words[1:])
-    except SkerryError as exc:
-        print(f"skerry {words[0]}: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        print(f"skerry {words[0]}: stopped", file=sys.stderr)
-        return 130
+    return _run(words[0], words[1:])
 
 
-def _command(word: str) -> Callable[[Sequence[str]], int]:
+def _run(word: str, rest: Sequence[str]) -> int:
     where, _, extra = COMMANDS[word]
     module, attribute = where.split(":")
     try:
-        found: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+        command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
+        return command(rest)
+    except SkerryError as exc:
+        return _leave(word, str(exc), exc.exit_code)
     except ModuleNotFoundError as exc:
         hint = f"; install it with: pip install 'skerry[{extra}]'" if extra else ""
-        raise SkerryError(f"needs {exc.name}, which is not installed{hint}") from exc
-    return found
+        return _leave(word, f"needs {exc.name}, which is not installed{hint}", 1)
+    except KeyboardInterrupt:
+        return _leave(word, "stopped", 130)
+
+
+def _leave(word: str, why: str, code: int) -> int:
+    print(f"skerry {word}: {why}", file=sys.stderr)
+    return code

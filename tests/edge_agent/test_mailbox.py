@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from edge_agent.mailbox import Captured, Counts, Mailbox
+from edge_agent.counts import Counts
+from edge_agent.mailbox import Captured, Mailbox
 from skerry.clock import Trust, Utc
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)

@@ -12,7 +12,8 @@ import pytest
 import tiny
 from typing_extensions import Self
 
-from edge_agent.mailbox import Captured, Counts, Mailbox
+from edge_agent.counts import Counts
+from edge_agent.mailbox import Captured, Mailbox
 from edge_agent.vision import ActiveModel, Worker
 from skerry.clock import SystemClock
 from skerry.errors import BackendError
