@@ -7,7 +7,12 @@ folder is there has been run, whoever ran it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import itertools
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,11 +24,12 @@ import msgspec
 from skerry.clock import Clock
 from skerry.disk import Disk
 from skerry.documents import parse
-from skerry.errors import FormatError
+from skerry.errors import FormatError, SkerryError, StorageFull
 
 # What may change the bytes that a pass makes.
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "skerry")
 _DONE = "done.json"
+_NO_ROOM = 1 << 16  # bytes
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -94,22 +100,54 @@ class Work:
         return Candidate(name, folder, digest, (*history, Step(name, key, digest)), done.facts)
 
     def scratch(self, name: str) -> Path:
-        """An empty folder for what is no pass."""
-        folder = self._root / name
+        """An empty folder for what is no pass: this process's own until it ends."""
+        self._disk.make_dirs(self._root)
+        for number in itertools.count():
+            folder = self._root / f"{name}-{number}"
+            with contextlib.suppress(BlockingIOError):
+                _lock(folder, fcntl.LOCK_NB)  # until the process ends: what it left is then another one's to clear
+                break
         self._disk.remove_tree(folder)
         self._disk.make_dirs(folder)
         return folder
 
     def _run(self, folder: Path, make: Make) -> _Done:
+        """Runs the pass, unless another process is at it: then waits for what that one makes."""
+        self._disk.make_dirs(self._root)
+        lock = _lock(folder)
+        try:
+            return _read(folder) or self._fill(folder, make)
+        finally:
+            os.close(lock)
+
+    def _fill(self, folder: Path, make: Make) -> _Done:
         part = folder.with_name(folder.name + ".part")
         self._disk.remove_tree(part)
         self._disk.make_dirs(part)
-        facts = make(part)
-        done = _Done(files=file_digests(part), facts=dict(facts))
-        self._disk.replace(part / _DONE, msgspec.json.encode(done))
+        try:
+            facts = make(part)
+            done = _Done(files=file_digests(part), facts=dict(facts))
+            self._disk.replace(part / _DONE, msgspec.json.encode(done))
+        except BaseException as exc:
+            full = not isinstance(exc, SkerryError) and shutil.disk_usage(part).free < _NO_ROOM
+            self._disk.remove_tree(part)
+            if full:  # the libraries that write here say so in many ways, or read back half of what they wrote
+                raise StorageFull(f"cannot write below {folder}: the disk is full; free some space") from exc
+            raise
         self._disk.remove_tree(folder)
         self._disk.rename(part, folder)
         return done
+
+
+def _lock(folder: Path, mode: int = 0) -> int:
+    """Holds ``folder`` until the returned descriptor is closed. Raises `BlockingIOError` if `LOCK_NB` finds it held."""
+    lock = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | mode)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _read(folder: Path) -> _Done | None:

@@ -82,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     """Raises `SkerryError` for whatever the user can mend."""
     options = parser().parse_args(arguments)
     console, disk, facts = Console(highlight=False), Disk(), this_device()
+    work = (options.work or cache_folder(os.environ) / "compile").absolute()
     overrides = recipe.Overrides(
         name=options.name,
         version=options.version,
@@ -94,8 +95,10 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or Path(f"{source.recipe.name}-{source.recipe.version}.skb")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name the bundle's file with -o")
     for text in source.assumed:
-        console.print(f"assumed: {text}", style="yellow")
+        _line(console, f"assumed: {text}", "yellow")
     job = Job(
         source=source,
         samples=samples.collect(options.calib),
@@ -114,8 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     with console.status("starting") as status, Host(source.root, load, status.update) as host:
         tell = _Tell(console, status)
-        work = Work(options.work or cache_folder(os.environ) / "compile", disk, SystemClock(), tell)
-        evidence = Compilation(job, work, host, disk, tell).run()
+        evidence = Compilation(job, Work(work, disk, SystemClock(), tell), host, disk, tell).run()
     _print(console, evidence, out)
     return 0
 
@@ -131,14 +133,19 @@ class _Tell:
 
     def ended(self, name: str, seconds: float | None) -> None:
         took = "done before, resumed" if seconds is None else f"{seconds:.1f} s"
-        self._console.print(f"  {name}: {took}", style="dim")
+        _line(self._console, f"  {name}: {took}", "dim")
 
     def detail(self, text: str) -> None:
         self._status.update(text)
 
     def hop(self, hop: Hop) -> None:
         mark, style = ("✗", "red") if hop.failed else ("✓", "green")
-        self._console.print(f"  [{style}]{mark}[/] {hop.name}: {hop.sqnr_db:.1f} dB")
+        _line(self._console, f"  {mark} {hop.name}: {hop.sqnr_db:.1f} dB", style)
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    """One line as it is: a path that a narrow terminal broke could not be copied, brackets are no markup."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _key(path: Path | None, disk: Disk, console: Console) -> ec.EllipticCurvePrivateKey:
@@ -147,7 +154,7 @@ def _key(path: Path | None, disk: Disk, console: Console) -> ec.EllipticCurvePri
     default = default_key(os.environ)
     if default.is_file():
         return signing.load_key(default)
-    console.print(f"made a signing key for this user: {default} (devices need {default.name}.pub)", style="yellow")
+    _line(console, f"made a signing key for this user: {default} (devices need {default.name}.pub)", "yellow")
     return signing.make_key(disk, default)
 
 
@@ -173,13 +180,12 @@ def _print(console: Console, evidence: Evidence, out: Path) -> None:
     console.print(hops)
     console.print(times)
     for variant, why in evidence.unmeasured.items():
-        console.print(f"not measured here: {variant} {why}", style="yellow")
+        _line(console, f"not measured here: {variant} {why}", "yellow")
     for text in evidence.forced:
-        console.print(f"FORCED past: {text}", style="bold red")
+        _line(console, f"FORCED past: {text}", "bold red")
     for proof in evidence.proofs:
-        verdict = f"[red]refused: {proof.refused}[/]" if proof.refused else "[green]proved here[/]"
-        console.print(
-            f"{proof.variant}: {verdict}, {proof.same} of {proof.decided} answers, {proof.time_ms:.1f} ms a frame"
-        )
-    console.print(f"signed: [bold]{out}[/] ({out.stat().st_size / 1e6:.1f} MB), release {evidence.release[:12]}")
-    console.print(f"evidence: skerry inspect {out}")
+        verdict, style = (f"refused: {proof.refused}", "red") if proof.refused else ("proved here", "green")
+        numbers = f"{proof.same} of {proof.decided} answers, {proof.time_ms:.1f} ms a frame"
+        _line(console, f"{proof.variant}: {verdict}, {numbers}", style)
+    _line(console, f"signed: {out} ({out.stat().st_size / 1e6:.1f} MB), release {evidence.release[:12]}")
+    _line(console, f"evidence: skerry inspect {out}")

@@ -27,7 +27,7 @@ from compiler.host import Host
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.recipe import MIN_CALIBRATION_FRAMES, Recipe, Source
 from compiler.report import Calibration, Evidence, Timing, render_html
-from compiler.samples import Samples
+from compiler.samples import Sample, Samples
 from compiler.target import VariantPlan
 from skerry.disk import Disk
 from skerry.errors import CalibrationError, CompileError, ConfigError, FormatError, ParityError
@@ -38,6 +38,7 @@ from skerry.manifest import FLOOR, Detection, DeviceFacts, Interface, Limits, Re
 from skerry.manifest import FORMAT as BUNDLE_FORMAT
 
 _MEASURE_S = 3.0  # of timing, about
+_CODE = {".py", ".json", ".toml", ".yaml", ".yml", ".cfg", ".ini", ".txt"}
 _MAX_SOURCE_FILES = 2000
 _PROOF_S, _PROOF_MIB = 600.0, 4096
 
@@ -119,6 +120,11 @@ class Compilation:
 
     def _check_calibration(self) -> None:
         count = len(self.job.samples.calibration)
+        if not count or not self.job.samples.report:
+            raise CalibrationError(
+                f"{count} frames to calibrate with and {len(self.job.samples.report)} to judge by: both need one at "
+                "least; add photos or a video of the place to --calib"
+            )
         if count < MIN_CALIBRATION_FRAMES and any(plan.precision != "fp32" for plan, _ in self.job.plans):
             self._refuse(
                 CalibrationError,
@@ -181,7 +187,7 @@ class Compilation:
         def make(folder: Path) -> Mapping[str, Any]:
             original = onnx.load(calibrated / "model.onnx")
             found = msgspec.json.decode((calibrated / "ranges.json").read_bytes(), type=dict[str, tuple[float, float]])
-            tensors = list(self._calibration_tensors(interface, quantize.CORRECTION_FRAMES))
+            tensors = self._correction_tensors(interface)
             target = folder / "model.onnx"
             quantize.lay_out(calibrated / "model.onnx", target, found, tensors[0], reduced_range=plan.reduced_range)
             quantized = onnx.load(target)
@@ -189,7 +195,7 @@ class Compilation:
             self.disk.replace(target, quantized.SerializeToString(deterministic=True))
             return {}
 
-        config = {"plan": plan, "frames": quantize.CORRECTION_FRAMES}
+        config = {"plan": plan, "frames": quantize.CORRECTION_FRAMES, **self._calibration_config(interface)}
         return self.work.cached(f"quantize-{plan.id}", 1, [calibrated], config, make)
 
     def _calibrate(self, exported: Candidate, interface: Interface) -> Candidate:
@@ -198,19 +204,27 @@ class Compilation:
         def make(folder: Path) -> Mapping[str, Any]:
             quantize.prepare(exported / "model.onnx", folder / "model.onnx")
             model = onnx.load(folder / "model.onnx")
-            found = quantize.ranges(model, self._calibration_tensors(interface), self.threads, self.tell.detail)
+            found = quantize.ranges(
+                model, self._tensors(interface, self.job.samples.calibration), self.threads, self.tell.detail
+            )
             self.disk.replace(folder / "ranges.json", msgspec.json.encode(found))
             return {"frames": len(self.job.samples.calibration)}
 
-        config = {"samples": self.job.samples.digest(), "preprocess": interface.preprocess}
-        return self.work.cached("calibrate", 1, [exported], config, make)
+        return self.work.cached("calibrate", 1, [exported], self._calibration_config(interface), make)
 
-    def _calibration_tensors(self, interface: Interface, count: int | None = None) -> Iterator[np.ndarray[Any, Any]]:
-        """Input tensors of all calibration frames, or of ``count`` of them spread evenly."""
-        samples = self.job.samples.calibration
-        stride = max(1, len(samples) // count) if count else 1
+    def _calibration_config(self, interface: Interface) -> dict[str, Any]:
+        return {"samples": self.job.samples.digest(), "preprocess": interface.preprocess}
+
+    def _correction_tensors(self, interface: Interface) -> list[np.ndarray[Any, Any]]:
+        """Input tensors of some calibration frames, chosen and ordered by their digests: names do not matter."""
+        chosen = sorted(self.job.samples.calibration, key=lambda s: s.digest)[: quantize.CORRECTION_FRAMES]
+        in_order = sorted(chosen, key=lambda s: (s.path, s.index))
+        pairs = zip((s.digest for s in in_order), self._tensors(interface, in_order), strict=True)
+        return [tensor for _, tensor in sorted(pairs, key=lambda pair: pair[0])]
+
+    def _tensors(self, interface: Interface, samples: Sequence[Sample]) -> Iterator[np.ndarray[Any, Any]]:
         preprocess, entry = Preprocessor(interface), interface.inputs[0]
-        for frame in read_frames([(s.path, s.index) for s in samples[::stride][:count]]):
+        for frame in read_frames([(s.path, s.index) for s in samples]):
             tensor = np.zeros(entry.shape, entry.dtype)
             preprocess(frame, tensor)
             yield tensor
@@ -374,9 +388,13 @@ def _lineage(job: Job) -> dict[str, str]:
 
 
 def code_digest(root: Path) -> str:
-    """Names the user's code: every Python file below its root."""
-    files = sorted(p for p in root.rglob("*.py") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    """Names the user's code: every file below its root that a builder is made of or reads, but for the recipe."""
+    files = sorted(p for p in root.rglob("*") if p.suffix in _CODE and not _is_hidden(p.relative_to(root)))
     if len(files) > _MAX_SOURCE_FILES:
-        raise CompileError(f"{root} holds {len(files)} Python files; point at the folder of the model alone")
-    text = "\n".join(f"{p.relative_to(root).as_posix()} {file_digest(p)}" for p in files)
+        raise CompileError(f"{root} holds {len(files)} files of code; point at the folder of the model alone")
+    text = "\n".join(f"{p.relative_to(root).as_posix()} {file_digest(p)}" for p in files if p.name != "recipe.toml")
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -107,10 +107,12 @@ def correct_biases(
     twins = _layers_by_bias(original)
     biases = {t.name: t for t in quantized.graph.initializer}
     dequantized = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
-    wanted = _channel_means(Probe(original, list(twins.values()), threads=threads), tensors)
     layers = [
         n for n in quantized.graph.node if n.op_type in _LAYERS and len(n.input) > 2 and n.input[2] in dequantized
     ]
+    if not layers:
+        return
+    wanted = _channel_means(Probe(original, list(twins.values()), threads=threads), tensors)
     for number, node in enumerate(layers):
         source = dequantized[node.input[2]]
         twin = twins.get(source.input[0].removesuffix("_quantized"))

@@ -5,6 +5,7 @@ A recipe holds values; what is computed is named as ``file.py:callable`` and cal
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import msgspec
 
 from skerry.config import convert, read_toml
 from skerry.errors import ConfigError, UsageError
-from skerry.manifest import FLOOR, Classification, Detection, Limits, Positive, Preprocess, tighter
+from skerry.manifest import FLOOR, Classification, Detection, Limits, Positive, Preprocess, check_name, tighter
 
 MIN_CALIBRATION_FRAMES = 100  # fewer say little about a camera's whole day: refused, or forced and marked
 
@@ -116,11 +117,7 @@ def load(target: str, overrides: Overrides) -> Source:
         ConfigError: the recipe is wrong; the message names the key.
     """
     path, _, function = target.rpartition(":") if ".py:" in target else (target, "", "")
-    source = _from_callable(Path(path), function, overrides) if function else _from_folder(Path(target), overrides)
-    limits = source.recipe.proof.limits()
-    if tighter(limits, FLOOR) != limits:
-        raise ConfigError(f"{source.root}: the proof's limits are looser than any release may have: {FLOOR}")
-    return source
+    return _from_callable(Path(path), function, overrides) if function else _from_folder(Path(target), overrides)
 
 
 def _from_folder(folder: Path, overrides: Overrides) -> Source:
@@ -134,20 +131,21 @@ def _from_folder(folder: Path, overrides: Overrides) -> Source:
 
 
 def _from_callable(file: Path, function: str, overrides: Overrides) -> Source:
-    """The recipe beside the file, with this callable; or a plain ImageNet-style one, and every assumption said."""
+    """The recipe at the code's root, with this callable; or a plain ImageNet-style one, and every assumption said."""
     if not file.is_file():
         raise UsageError(
             f"{file} is not there; expected a Python file with a function {function}() that builds the model"
         )
-    folder, beside = file.parent, file.parent / "recipe.toml"
+    root = _root(file)
+    build, beside = f"{file.absolute().relative_to(root).as_posix()}:{function}", root / "recipe.toml"
     if beside.is_file():
         values = read_toml(beside)
-        values.setdefault("model", {})["build"] = f"{file.name}:{function}"
-        return _resolve(values, str(beside), folder, overrides, [])
+        values.setdefault("model", {})["build"] = build
+        return _resolve(values, str(beside), root, overrides, [])
     size = (overrides.shape or [1, 3, 224, 224])[2:]
     values = {
-        "name": file.parent.resolve().name.lower().replace(" ", "-"),
-        "model": {"build": f"{file.name}:{function}", "outputs": ["scores"]},
+        "name": root.name.lower().replace(" ", "-"),
+        "model": {"build": build, "outputs": ["scores"]},
         "input": {"shape": [1, 3, *size]},
         "preprocess": {
             "resize": "crop",
@@ -161,22 +159,43 @@ def _from_callable(file: Path, function: str, overrides: Overrides) -> Source:
         f"no recipe.toml beside {file.name}: a classifier of RGB images, input 1x3x{size[0]}x{size[1]} (see --input)",
         f"pre-processing: shorter side to {round(min(size) / 0.875)}, centre crop, ImageNet's mean and std",
     ]
-    return _resolve(values, str(file), folder, overrides, assumed)
+    return _resolve(values, str(file), root, overrides, assumed)
+
+
+def _root(file: Path) -> Path:
+    """The folder that the file's imports start from: above the package that it is in, if it is in one."""
+    folder = file.absolute().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def _resolve(values: dict[str, Any], origin: str, folder: Path, overrides: Overrides, assumed: list[str]) -> Source:
-    recipe = convert(values, Recipe, origin)
-    changes = {key: value for key in ("name", "version") if (value := getattr(overrides, key)) is not None}
+    options = {key: value for key in ("name", "version") if (value := getattr(overrides, key)) is not None}
+    values = {**values, **options}
     if overrides.shape is not None:
-        changes["input"] = msgspec.structs.replace(recipe.input, shape=overrides.shape)
-    recipe = msgspec.structs.replace(recipe, **changes)
+        values["input"] = {**values.get("input", {}), "shape": overrides.shape}
+    recipe = convert(values, Recipe, f"{origin} and the command's options" if options else origin)
+    _check_limits(recipe.proof.limits(), origin)
+    check_name(recipe.name)
+    weights = _weights(recipe, folder, overrides.weights)
+    if weights is None:
+        assumed = [*assumed, "no weights: the model is compiled as its builder returns it (see --weights)"]
     return Source(
         recipe=recipe,
         root=folder,
-        weights=_weights(recipe, folder, overrides.weights),
+        weights=weights,
         labels=_labels(recipe, folder, overrides.labels),
         assumed=assumed,
     )
+
+
+def _check_limits(limits: Limits, origin: str) -> None:
+    for name, value in msgspec.structs.asdict(limits).items():
+        if not math.isfinite(value):
+            raise ConfigError(f"{origin}: expected a finite number, found {value} - at `$.proof.{name}`")
+    if tighter(limits, FLOOR) != limits:
+        raise ConfigError(f"{origin}: the proof's limits are looser than any release may have: {FLOOR}")
 
 
 def _weights(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
@@ -186,7 +205,7 @@ def _weights(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
     if not path.is_file():
         hint = f"; get it from {recipe.model.weights_from}" if recipe.model.weights_from else ""
         raise UsageError(f"weights {path} are not there{hint}; name the file with --weights")
-    return path
+    return path.absolute()
 
 
 def _labels(recipe: Recipe, folder: Path, given: Path | None) -> list[str]:
@@ -195,8 +214,8 @@ def _labels(recipe: Recipe, folder: Path, given: Path | None) -> list[str]:
     path = given or folder / str(recipe.labels)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as exc:
+    except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(
-            f"cannot read the labels {path}: {exc.strerror}; expected a text file, one label a line"
+            f"cannot read the labels {path}: {exc}; expected a text file, one label a line, in UTF-8"
         ) from exc
     return [line.strip() for line in lines if line.strip()]

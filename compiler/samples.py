@@ -41,7 +41,7 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self) -> str:
         """Names the calibration set in the evidence."""
-        return hashlib.sha256("\n".join(s.digest for s in self.calibration).encode()).hexdigest()
+        return hashlib.sha256("\n".join(sorted(s.digest for s in self.calibration)).encode()).hexdigest()
 
 
 def collect(folders: Sequence[Path]) -> Samples:
@@ -77,7 +77,7 @@ def _files(folders: Sequence[Path]) -> list[Path]:
             files.append(folder)
         else:
             raise CalibrationError(f"{folder} is not there; expected a folder of photos or videos, or one such file")
-    return sorted(set(files))
+    return sorted({file.absolute() for file in files})
 
 
 def _samples(path: Path) -> list[Sample]:

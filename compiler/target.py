@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 
 from skerry.config import convert, read_toml
 from skerry.errors import UsageError
-from skerry.manifest import DeviceFacts, Requires
+from skerry.manifest import DeviceFacts, Requires, VariantId
 
 _FOLDER = Path(__file__).parent / "targets"
 NATIVE = "native"
@@ -23,9 +24,9 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         source: why it is built so, for a reader.
     """
 
-    id: str
-    backend: str
-    precision: str
+    id: VariantId
+    backend: Literal["onnxrt"]
+    precision: Literal["fp32", "int8"]
     source: str
     cpu: list[str] = []
     reduced_range: bool = False
@@ -36,7 +37,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     description: str
     arch: list[str]
-    variant: list[VariantPlan]
+    variant: Annotated[list[VariantPlan], msgspec.Meta(min_length=1)]
 
     def requires(self, plan: VariantPlan) -> Requires:
         return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)

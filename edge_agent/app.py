@@ -29,7 +29,7 @@ from edge_agent.vision import Worker
 from skerry import __version__, signing
 from skerry.clock import Clock, SystemClock, boot_id, new_id
 from skerry.disk import Disk, Reached
-from skerry.errors import AgentBusy, FormatError, SkerryError
+from skerry.errors import AgentBusy, FormatError, SkerryError, SourceError, StorageError
 from skerry.execution.device import this_device
 from skerry.update import State
 from skerry.wire import MAIN_APP, decode_desired
@@ -135,6 +135,8 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
         await agent.run()
         updater.stopped()
     say(agent.farewell())
+    if (lost := agent.lost_source()) is not None:
+        raise SourceError(lost)
     return 0
 
 
@@ -173,7 +175,7 @@ class Agent:
     async def run(self) -> None:
         """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
         async with serve(self.config.port, self.status) as port, anyio.create_task_group() as tasks:
-            self.disk.replace(self.paths.running, msgspec.json.encode(Running(os.getpid(), port)))
+            self._say_where(port)
             tasks.start_soon(self.updater.run, name="updates")
             tasks.start_soon(self._look_for_wishes, name="wishes")
             tasks.start_soon(self._observe, name="watchdog")
@@ -187,6 +189,16 @@ class Agent:
         for reader in self._readers:
             await anyio.to_thread.run_sync(reader.join, self.config.stop_s)
         self.disk.unlink(self.paths.running)
+
+    def _say_where(self, port: int) -> None:
+        try:
+            self.disk.replace(self.paths.running, msgspec.json.encode(Running(os.getpid(), port)))
+        except StorageError as exc:  # vision matters more
+            _log.error("`skerry agent status` will not find this agent: %s", exc)
+
+    def lost_source(self) -> str | None:
+        """Why a source ended before its end."""
+        return next((reader.failing for reader in self._readers if reader.failing is not None), None)
 
     async def _wait_for_signal(self) -> None:
         """A first signal stops in order; a second one ends the process at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -44,7 +45,8 @@ def _run(word: str, rest: Sequence[str]) -> int:
     module, attribute = where.split(":")
     try:
         command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), attribute)
-        return command(rest)
+        code = command(rest)
+        sys.stdout.flush()
     except SkerryError as exc:
         return _leave(word, str(exc), exc.exit_code)
     except ModuleNotFoundError as exc:
@@ -52,6 +54,10 @@ def _run(word: str, rest: Sequence[str]) -> int:
         return _leave(word, f"needs {exc.name}, which is not installed{hint}", 1)
     except KeyboardInterrupt:
         return _leave(word, "stopped", 130)
+    except BrokenPipeError:  # `skerry inspect … | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
 
 
 def _leave(word: str, why: str, code: int) -> int:

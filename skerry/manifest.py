@@ -26,6 +26,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+VariantId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
@@ -114,7 +115,7 @@ class Weight(msgspec.Struct, frozen=True):
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run the release: ``backend`` loads ``model``, which reads ``files``, all under ``variants/<id>/``."""
 
-    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+    id: VariantId
     backend: str
     precision: str
     requires: Requires
@@ -168,7 +169,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     count: Positive
-    inputs: Natural
+    inputs: Positive
     frames: str
     reference: str
     answers: str
@@ -210,7 +211,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises `FormatError` if the parts contradict each other."""
-        _require(_NAME.fullmatch(self.name) is not None, f"name {self.name!r} is not 1 to 64 of a-z 0-9 . _ -")
+        check_name(self.name)
         _require(len(self.inputs) == 1 and len(self.inputs[0].shape) == 4, "expected one 4-D image input")
         _require(self.inputs[0].shape[0] == 1, "expected batch 1")
         pre, post = self.preprocess, self.postprocess
@@ -306,6 +307,11 @@ def _check_version(raw: bytes) -> None:
 def _require(held: bool, why: str) -> None:  # noqa: FBT001 - reads as a sentence where it is used
     if not held:
         raise FormatError(f"the release contradicts itself: {why}")
+
+
+def check_name(name: str) -> None:
+    """Raises `FormatError` for what is no release's name."""
+    _require(_NAME.fullmatch(name) is not None, f"name {name!r} is not 1 to 64 of a-z 0-9 . _ -")
 
 
 def release_id(raw: bytes) -> str:

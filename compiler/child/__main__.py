@@ -26,4 +26,5 @@ def _load_worker() -> Any:
 if __name__ == "__main__":
     root, answers = sys.argv[1], int(sys.argv[2])
     sys.path[0] = root  # instead of this folder
+    del sys.argv[1:]  # what the user's code may parse when it is imported
     _load_worker().serve(root, answers)

@@ -60,10 +60,15 @@ def call_user(what: str, function: Callable[..., Any], *arguments: object) -> An
     except UserError:
         raise
     except Exception as exc:
-        where = traceback.extract_tb(exc.__traceback__)[-1]
         text = str(exc).strip().splitlines()
         said = f"{type(exc).__name__}: {text[0][:300]}" if text else type(exc).__name__
-        raise UserError(f"{what} failed: {said} ({Path(where.filename).name}:{where.lineno})") from exc
+        raise UserError(f"{what} failed: {said} ({raised_at(exc)})") from exc
+
+
+def raised_at(exc: BaseException) -> str:
+    """File and line where an exception was raised."""
+    where = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{Path(where.filename).name}:{where.lineno}"
 
 
 def build_model(root: Path, build: str, weights: Path | None) -> torch.nn.Module:
@@ -84,8 +89,9 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
             f"{path} holds more than tensors, and Skerry never unpickles code: save the weights with "
             "torch.save(model.state_dict(), …)"
         ) from exc
-    except (OSError, RuntimeError, EOFError, ValueError) as exc:
-        raise UserError(f"{path} is not a file of torch weights: {str(exc).splitlines()[0][:200]}") from exc
+    except Exception as exc:  # torch's old format fails with whatever its bytes happen to mean
+        text = str(exc).splitlines()[:1] or [type(exc).__name__]
+        raise UserError(f"{path} is not a file of torch weights: {text[0][:200]}") from exc
     state = _state_dict(loaded, path)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -96,6 +102,9 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
         parts = [f"missing {missing[0]}{_more(missing)}"] if missing else []
         parts += [f"unexpected {unexpected[0]}{_more(unexpected)}"] if unexpected else []
         raise UserError(f"{path} does not fit the model: {'; '.join(parts)}")
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} is not finite{_more(broken)}; it holds NaN or infinity")
 
 
 def _state_dict(loaded: object, path: Path) -> Mapping[str, torch.Tensor]:

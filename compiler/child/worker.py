@@ -27,7 +27,7 @@ from skerry.execution.onnxrt import OnnxrtBackend
 from skerry.execution.processing import Preprocessor
 from skerry.manifest import Interface
 
-from .userload import UserError, build_model, call_user, load_callable
+from .userload import UserError, build_model, call_user, load_callable, raised_at
 
 _MIN_ROUNDS = 5
 OPSET = 20  # the newest that ONNX Runtime 1.23 (Python 3.10's last) and TensorRT 10.3 both read
@@ -130,8 +130,8 @@ class Worker:
                 result = self._model(tensor)
             except Exception as exc:
                 raise UserError(
-                    f"the model does not take an input of {'x'.join(map(str, tensor.shape))}: {one_line(exc)}; "
-                    "give its real size with --input or in the recipe"
+                    f"the model does not take an input of {'x'.join(map(str, tensor.shape))}: {one_line(exc)} "
+                    f"({raised_at(exc)}); give its real size with --input or in the recipe"
                 ) from exc
         return _named(result, names)
 

@@ -11,7 +11,7 @@ A backend is imported only where it is used, so that a device needs only its own
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skerry.errors import BackendError
-from skerry.manifest import Manifest, Variant
+from skerry.manifest import Manifest, Tensor, Variant
 
 Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -77,14 +77,22 @@ def load_variant(root: Path, manifest: Manifest, variant: Variant, *, threads: i
         BackendError: it does not load here, or has other inputs or outputs than the manifest says.
     """
     backend = backend_class(variant.backend)(root / variant.model, threads=threads)
-    wanted = {(t.name, t.dtype, tuple(t.shape)) for t in manifest.inputs}
-    found = {(name, str(array.dtype), array.shape) for name, array in backend.inputs.items()}
-    if wanted != found:
+    try:
+        _hold_to(variant.id, "inputs", manifest.inputs, backend.inputs)
+        _hold_to(variant.id, "outputs", manifest.outputs, backend.run())
+    except BackendError:
         backend.close()
-        raise BackendError(
-            f"{variant.id}: expected inputs {sorted(wanted)}, the model has {sorted(found)}; compile it again"
-        )
+        raise
     return backend
+
+
+def _hold_to(variant: str, what: str, promised: Sequence[Tensor], has: Tensors) -> None:
+    wanted = {(t.name, t.dtype, tuple(t.shape)) for t in promised}
+    found = {(name, str(array.dtype), array.shape) for name, array in has.items()}
+    if wanted != found:
+        raise BackendError(
+            f"{variant}: expected {what} {sorted(wanted)}, the model has {sorted(found)}; compile it again"
+        )
 
 
 def available() -> list[str]:

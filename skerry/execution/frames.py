@@ -32,7 +32,7 @@ def read_image(path: Path) -> Frame:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             return np.asarray(upright.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as exc:
+    except Exception as exc:  # what a damaged file makes Pillow's plugins raise is listed nowhere
         raise SourceError(f"cannot read the image {path}: {exc}") from exc
 
 
@@ -47,6 +47,8 @@ class Video:
         self.path = path
         self._container = container
         self._stream = container.streams.video[0]
+        if self._stream.codec_context is None:
+            raise SourceError(f"{path}: no decoder here knows its kind of video; convert it, to H.264 for instance")
         self._stream.codec_context.thread_count = 1  # the other cores belong to inference
         self.rate = float(self._stream.average_rate or 25)
 
@@ -74,7 +76,7 @@ def open_video(path: Path) -> Iterator[Video]:
     import av  # noqa: PLC0415 - as above
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as exc:
         raise SourceError(f"cannot open the video {path}: {exc.strerror or exc}") from exc
     with container:
@@ -92,7 +94,7 @@ def read_frames(where: Sequence[tuple[str, int]]) -> Iterator[Frame]:
     """The frames at (path, number), number 0 for an image. Sorted input decodes each video once.
 
     Raises:
-        SourceError: one cannot be read.
+        SourceError: one cannot be read, or lies beyond its video's end.
     """
     for path, group in itertools.groupby(where, key=lambda pair: pair[0]):
         wanted = [number for _, number in group]
@@ -100,8 +102,11 @@ def read_frames(where: Sequence[tuple[str, int]]) -> Iterator[Frame]:
             yield read_image(Path(path))
             continue
         with open_video(Path(path)) as video:
-            for number, frame in enumerate(video.frames()):
-                if number in wanted:
-                    yield pixels(frame)
-                if number >= wanted[-1]:
-                    break
+            frames = enumerate(video.frames())
+            number, frame = -1, None
+            for want in wanted:
+                while number < want:
+                    number, frame = next(frames, (want, None))
+                if frame is None:
+                    raise SourceError(f"{path} has no frame {want}; it ends before")
+                yield pixels(frame)

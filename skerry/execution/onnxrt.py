@@ -7,7 +7,6 @@ since the default takes every core for every model; inputs and outputs bound onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,37 +48,38 @@ class OnnxrtBackend:
         self._binding = self._session.io_binding()
         self.inputs: Tensors = {arg.name: self._bind_input(arg, model) for arg in self._session.get_inputs()}
         self._fixed = {
-            arg.name: buffer for arg in self._session.get_outputs() if (buffer := self._bind_output(arg)) is not None
+            arg.name: self._bind_output(arg, model)
+            for arg in self._session.get_outputs()
+            if arg.type in _DTYPES and _is_fixed(arg.shape)
         }
         self._names = [arg.name for arg in self._session.get_outputs()]
+        self._varying = [name for name in self._names if name not in self._fixed]
 
     def _bind_input(self, arg: Any, model: Path) -> NDArray[np.generic]:
         if arg.type not in _DTYPES or not _is_fixed(arg.shape):
             raise BackendError(
                 f"{model.name}: input {arg.name} is {arg.type} {arg.shape}; expected a fixed-size tensor"
             )
-        buffer = np.zeros(arg.shape, _DTYPES[arg.type])
+        buffer = _zeros(arg, model)
         self._binding.bind_ortvalue_input(arg.name, ort.OrtValue.ortvalue_from_numpy(buffer))
         return buffer
 
-    def _bind_output(self, arg: Any) -> NDArray[np.generic] | None:
-        """A buffer of ours if the output's size is fixed; else ONNX Runtime allocates it in each run."""
-        if arg.type in _DTYPES and _is_fixed(arg.shape):
-            buffer = np.zeros(arg.shape, _DTYPES[arg.type])
-            self._binding.bind_ortvalue_output(arg.name, ort.OrtValue.ortvalue_from_numpy(buffer))
-            return buffer
-        self._binding.bind_output(arg.name, "cpu")
-        return None
+    def _bind_output(self, arg: Any, model: Path) -> NDArray[np.generic]:
+        buffer = _zeros(arg, model)
+        self._binding.bind_ortvalue_output(arg.name, ort.OrtValue.ortvalue_from_numpy(buffer))
+        return buffer
 
     def run(self) -> Tensors:
         try:
+            for name in self._varying:  # a run leaves its own buffer bound, which fits only the same size again
+                self._binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(self._binding)
+            if not self._varying:
+                return self._fixed
+            bound = dict(zip([*self._fixed, *self._varying], self._binding.get_outputs(), strict=True))
+            return {name: self._fixed[name] if name in self._fixed else bound[name].numpy() for name in self._names}
         except Exception as exc:
             raise BackendError(f"the model does not run: {_first_line(exc)}") from exc
-        if len(self._fixed) == len(self._names):
-            return self._fixed
-        values: Mapping[str, Any] = dict(zip(self._names, self._binding.get_outputs(), strict=True))
-        return {name: self._fixed[name] if name in self._fixed else values[name].numpy() for name in self._names}
 
     def facts(self) -> BackendFacts:
         return BackendFacts("onnxrt", PROVIDER, str(ort.__version__), self._threads)
@@ -87,6 +87,13 @@ class OnnxrtBackend:
     def close(self) -> None:
         """Frees the session's memory; the instance is of no use afterwards."""
         del self._binding, self._session
+
+
+def _zeros(arg: Any, model: Path) -> NDArray[np.generic]:
+    try:
+        return np.zeros(arg.shape, _DTYPES[arg.type])
+    except (MemoryError, ValueError) as exc:
+        raise BackendError(f"{model.name}: {arg.name} {arg.shape} does not fit into memory: {exc}") from exc
 
 
 def _is_fixed(shape: list[Any]) -> bool:

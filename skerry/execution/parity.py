@@ -31,7 +31,7 @@ class Noise:
     def add(self, reference: NDArray[np.generic], candidate: NDArray[np.generic]) -> None:
         r = np.asarray(reference, np.float64).reshape(-1)
         c = np.asarray(candidate, np.float64).reshape(-1)
-        if r.shape != c.shape or not np.isfinite(c).all():
+        if r.shape != c.shape or not (np.isfinite(r).all() and np.isfinite(c).all()):
             self.noise = math.inf
             return
         self.signal += float(r @ r)

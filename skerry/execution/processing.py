@@ -34,13 +34,11 @@ class Geometry:
             self.scaled = target
         elif spec.resize == "letterbox":
             ratio = min(target[0] / source[0], target[1] / source[1])
-            self.scaled = _times(source, ratio)
+            self.scaled = max(1, round(source[0] * ratio)), max(1, round(source[1] * ratio))
         else:
-            ratio = (spec.resize_to or min(target)) / min(source)
-            self.scaled = _times(source, ratio)
-        # Floor division centres a crop as torchvision does, and leaves a letterbox's odd pixel below and right.
-        self.top = -((self.scaled[0] - target[0]) // 2) if spec.resize == "crop" else (target[0] - self.scaled[0]) // 2
-        self.left = -((self.scaled[1] - target[1]) // 2) if spec.resize == "crop" else (target[1] - self.scaled[1]) // 2
+            self.scaled = _short_side(source, spec.resize_to or min(target))
+        place = _centred_crop if spec.resize == "crop" else _centred
+        self.top, self.left = (place(s, t) for s, t in zip(self.scaled, target, strict=True))
 
     def inside(self) -> tuple[int, int, int, int]:
         """Top, left, height and width of the scaled frame's part that the input shows, in scaled coordinates."""
@@ -56,8 +54,22 @@ class Geometry:
         return np.asarray(np.clip((boxes - shift) / size, 0.0, 1.0), np.float32)
 
 
-def _times(size: tuple[int, int], ratio: float) -> tuple[int, int]:
-    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+def _short_side(source: tuple[int, int], short: int) -> tuple[int, int]:
+    """The size with its short side brought to ``short``; the other is cut off to whole pixels, as torchvision does."""
+    height, width = source
+    if height <= width:
+        return short, max(1, int(short * width / height))
+    return max(1, int(short * height / width)), short
+
+
+def _centred(size: int, target: int) -> int:
+    """Where a smaller thing begins in a larger one; an odd pixel lies behind it."""
+    return (target - size) // 2
+
+
+def _centred_crop(size: int, target: int) -> int:
+    """Where the scaled frame begins; half a pixel goes to the even side, as in torchvision's CenterCrop."""
+    return -round((size - target) / 2) if size >= target else _centred(size, target)
 
 
 class Preprocessor:
@@ -152,7 +164,7 @@ class _Detector:
             if index == post.background:
                 continue
             strong = np.flatnonzero(scores[:, index] >= post.min_score - slack)
-            kept = strong[suppress(boxes[strong], scores[strong, index], post.iou_threshold)]
+            kept = strong[suppress(boxes[strong], scores[strong, index], post.iou_threshold, post.max_boxes)]
             for box, score in zip(geometry.to_frame(boxes[kept]), scores[kept, index], strict=True):
                 x0, y0, x1, y1 = (float(v) for v in box)
                 found.append(Answer(label, float(score), (x0, y0, x1, y1)))
@@ -194,11 +206,11 @@ def iou(box: Float, boxes: Float) -> Float:
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
-def suppress(boxes: Float, scores: Float, threshold: float) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression: indices that stay, highest score first."""
+def suppress(boxes: Float, scores: Float, threshold: float, most: int | None = None) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: indices of the ``most`` best that stay, highest score first."""
     order = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(order):
+    kept: list[int] = []
+    while len(order) and len(kept) != most:
         best, order = order[0], order[1:]
         kept.append(int(best))
         order = order[iou(boxes[best], boxes[order]) <= threshold]

@@ -28,10 +28,10 @@ from safetensors import SafetensorError, safe_open
 from skerry.bundle import check_files
 from skerry.clock import Clock, SystemClock
 from skerry.documents import parse
-from skerry.errors import FormatError, SkerryError
+from skerry.errors import BundleError, FormatError, SkerryError
 from skerry.execution.backend import Backend, Tensors, load_variant
 from skerry.execution.parity import Noise, agree, proof_decoder
-from skerry.execution.processing import Decoder, Preprocessor
+from skerry.execution.processing import Decoder, Frame, Preprocessor
 from skerry.manifest import Limits, Manifest, Variant, release_id, tighter
 from skerry.wire import Answer, ProofReport
 
@@ -40,7 +40,9 @@ _ROUNDS = 3  # times over the frames; only the first is compared, all are timed
 _NICE = 10
 _PR_SET_PDEATHSIG = 1
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
-_OUT_OF_MEMORY = 75  # the child's exit code: chosen unlike Python's own
+# The child's own exit codes, unlike Python's and those of the errors.
+_OUT_OF_MEMORY = 75
+_DAMAGED = 76
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +99,8 @@ def judge(report: ProofReport, limits: Limits) -> str | None:
 
 def conclude(reports: Sequence[ProofReport]) -> Outcome:
     """The fastest variant, if every eligible one proved. One that fails refuses the release: no silent fall-back."""
+    if not reports:
+        return Outcome(why="its proof reported on no variant", verdict=True)
     refused = [r for r in reports if r.refused is not None]
     if refused:
         return Outcome(tuple(reports), why=f"variant {refused[0].variant}: {refused[0].refused}", verdict=True)
@@ -124,10 +128,14 @@ def interpret(returncode: int, stdout: bytes, stderr: bytes) -> Outcome:
     if returncode == _OUT_OF_MEMORY:
         return Outcome(why=f"the model needs more memory than its proof may have: {last[0][:300]}", verdict=True)
     if returncode > 0:
-        return Outcome(why=last[0][:300], verdict=True)
+        return Outcome(why=last[0][:300], verdict=returncode != _DAMAGED)
     if -returncode in _CRASHES:
-        return Outcome(why=f"the model crashed its proof ({signal.Signals(-returncode).name})", verdict=True)
-    return Outcome(why=f"the proof was killed ({signal.Signals(-returncode).name})")
+        return Outcome(why=f"the model crashed its proof ({_signal_name(-returncode)})", verdict=True)
+    return Outcome(why=f"the proof was killed ({_signal_name(-returncode)})")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def timed_out(seconds: float) -> Outcome:
@@ -156,7 +164,7 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
 
     Raises:
         FormatError: the proof set cannot be read.
-        BundleError: a file is not the one that was signed.
+        BundleError: a file is no longer the one that was verified: damage on this disk.
         BackendError: a variant does not load or run here.
     """
     raw = (root / "bundle.json").read_bytes()
@@ -170,7 +178,7 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
         with safe_open(root / proof.frames, "np") as frames, safe_open(root / proof.reference, "np") as reference:
             for turn in range(_ROUNDS):
                 for index in range(proof.count):
-                    frame = frames.get_tensor(f"frame/{index}")
+                    frame = _picture(frames.get_tensor(f"frame/{index}"))
                     for candidate in candidates:
                         outputs = _run(candidate, frame, decode, limits, clock)
                         if turn == 0:
@@ -178,6 +186,8 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
         answers = parse((root / proof.answers).read_bytes(), list[list[Answer]], proof.answers)
     except (SafetensorError, OSError) as exc:
         raise FormatError(f"the proof set cannot be read: {exc}") from exc
+    if len(answers) != proof.count:
+        raise FormatError(f"{proof.answers} has answers to {len(answers)} frames, expected {proof.count}")
     base = next((c for c in candidates if c.variant.precision == "fp32"), None)
     return [_report(c, base, manifest, release_id(raw), answers, limits) for c in candidates]
 
@@ -188,6 +198,14 @@ def _load(root: Path, manifest: Manifest, variant: Variant, threads: int) -> _Ca
         backend.run()
     noise = {t.name: Noise() for t in manifest.outputs}
     return _Candidate(variant, backend, Preprocessor(manifest), Noise(), noise, [], [])
+
+
+def _picture(array: np.ndarray) -> Frame:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise FormatError(
+            f"the proof set cannot be read: expected frames uint8 [height, width, 3], found {array.dtype} {array.shape}"
+        )
+    return array
 
 
 def _run(candidate: _Candidate, frame: np.ndarray, decode: Decoder, limits: Limits, clock: Clock) -> Tensors:
@@ -235,7 +253,7 @@ def _report(
         decided=agreement.decided,
         time_ms=statistics.median(candidate.times) * 1e3,
         time_ratio=statistics.median(ratios) if ratios else None,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mib=_status_kib("VmHWM") / 1024,  # getrusage would count what the parent had when it forked
     )
     return msgspec.structs.replace(report, refused=judge(report, limits))
 
@@ -249,11 +267,17 @@ def _limit(memory_mib: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(_NICE)
     Path("/proc/self/oom_score_adj").open("w").write("1000")  # noqa: SIM115 - the kernel's file, not the disk's
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    used_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
-    limit = (used_kib << 10) + (memory_mib << 20)
+    square = np.ones((512, 512), np.float32)
+    np.matmul(square, square)  # BLAS takes its buffers here, not at the model's cost
+    limit = (_status_kib("VmData") << 10) + (memory_mib << 20)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _status_kib(field: str) -> int:
+    """A size that the kernel states about this process."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:"))
 
 
 def main() -> int:
@@ -264,6 +288,9 @@ def main() -> int:
         reports = measure(Path(request.root), request.variants, request.limits, request.threads, SystemClock())
     except MemoryError:
         return _out_of_memory(request, "MemoryError")
+    except BundleError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return _DAMAGED
     except SkerryError as exc:
         if "alloc" in str(exc).lower():  # ONNX Runtime's words for it: "bad_alloc", "Failed to allocate memory"
             return _out_of_memory(request, str(exc))

@@ -27,18 +27,24 @@ class _Block:
     weights: Float  # [targets, sources]
 
 
-def taps(source: int, target: int, interpolation: str, antialias: bool) -> Float:  # noqa: FBT001 - a recipe's value
-    """The matrix [target, source] that resizes one axis; each row sums to 1.
+def taps(
+    source: int,
+    target: int,
+    interpolation: str,
+    antialias: bool,  # noqa: FBT001 - a recipe's value
+    rows: slice = slice(None),
+) -> Float:
+    """The matrix [target, source] that resizes one axis, or some of its ``rows``; each sums to 1.
 
     Pixel centres lie at i + 0.5. "nearest" takes the source pixel under the target's centre. "bilinear" is a triangle
     of half-width 1 source pixel (OpenCV's INTER_LINEAR), or, with antialias when shrinking, of half-width source/target
     (BILINEAR of Pillow, and of torchvision on Pillow's images).
     """
     scale = source / target
-    centres = (np.arange(target) + 0.5) * scale
+    centres = (np.arange(target)[rows] + 0.5) * scale
     if interpolation == "nearest":
         nearest = np.minimum(centres.astype(np.int64), source - 1)
-        return np.asarray(np.eye(source, dtype=np.float32)[nearest])
+        return np.asarray(nearest[:, None] == np.arange(source), np.float32)
     support = max(scale, 1.0) if antialias else 1.0
     distance = np.abs(centres[:, None] - (np.arange(source) + 0.5)[None, :]) / support
     weights = np.clip(1.0 - distance, 0.0, None)
@@ -76,8 +82,8 @@ class Resizer:
         antialias: bool,  # noqa: FBT001 - a recipe's value
     ) -> None:
         top, left, height, width = window
-        rows = taps(source[0], scaled[0], interpolation, antialias)[top : top + height]
-        columns = taps(source[1], scaled[1], interpolation, antialias)[left : left + width]
+        rows = taps(source[0], scaled[0], interpolation, antialias, slice(top, top + height))
+        columns = taps(source[1], scaled[1], interpolation, antialias, slice(left, left + width))
         used_rows, used_columns = np.flatnonzero(rows.any(axis=0)), np.flatnonzero(columns.any(axis=0))
         self._rows = slice(int(used_rows[0]), int(used_rows[-1]) + 1)
         self._columns = slice(int(used_columns[0]), int(used_columns[-1]) + 1)

@@ -1,0 +1,240 @@
+"""INT8 on a small random net: ranges, layout, bias correction, and names that lead back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compiler import quantize
+from compiler.onnxfile import Probe, float_values, weights_of
+
+Tensor = np.ndarray
+FRAMES = 24
+
+
+def net(*, biases: bool = True) -> onnx.ModelProto:
+    """image [1, 3, 16, 16]: two convolutions with ReLU, one of them depthwise, then a mean and a small matrix."""
+    random = np.random.default_rng(3)
+
+    def values(*shape: int) -> Tensor:
+        return random.normal(0.0, 0.5, shape).astype(np.float32)
+
+    weights = {
+        "first.weight": values(8, 3, 3, 3),
+        "first.bias": values(8),
+        "each.weight": values(8, 1, 3, 3) * np.geomspace(0.1, 10.0, 8, dtype=np.float32).reshape(8, 1, 1, 1),
+        "each.bias": values(8),
+        "head.weight": values(4, 8),
+        "head.bias": values(4),
+    }
+
+    def bias(name: str) -> list[str]:
+        return [f"{name}.bias"] if biases else []
+
+    nodes = [
+        helper.make_node("Conv", ["image", "first.weight", *bias("first")], ["first"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["first"], ["first.relu"]),
+        helper.make_node("Conv", ["first.relu", "each.weight", *bias("each")], ["each"], pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Relu", ["each"], ["each.relu"]),
+        helper.make_node("GlobalAveragePool", ["each.relu"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head.weight", *bias("head")], ["scores"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items() if biases or "bias" not in name],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def frames(count: int = FRAMES) -> list[Tensor]:
+    random = np.random.default_rng(5)
+    return [random.normal(0.2, 1.0, (1, 3, 16, 16)).astype(np.float32) for _ in range(count)]
+
+
+def said(_text: str) -> None:
+    """Progress that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A net before and after."""
+
+    original: onnx.ModelProto
+    ranges: dict[str, quantize.Range]
+    quantized: onnx.ModelProto
+
+    def corrected(self) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.quantized)
+        quantize.correct_biases(model, self.original, frames(), 1, said)
+        return model
+
+
+Build = Callable[..., Quantized]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Quantizes a net up to its biases."""
+
+    def make(model: onnx.ModelProto, *, reduced_range: bool = True) -> Quantized:
+        onnx.save(model, tmp_path / "source.onnx")
+        quantize.prepare(tmp_path / "source.onnx", tmp_path / "prepared.onnx")
+        prepared = onnx.load(tmp_path / "prepared.onnx")
+        found = quantize.ranges(prepared, frames(), 1, said)
+        out = tmp_path / "quantized.onnx"
+        quantize.lay_out(tmp_path / "prepared.onnx", out, found, frames()[0], reduced_range=reduced_range)
+        return Quantized(prepared, found, onnx.load(out))
+
+    return make
+
+
+def test_every_range_holds_zero_and_has_a_width(build: Build) -> None:
+    found = build(net()).ranges
+
+    assert found.keys() >= {"image", "first", "first.relu", "each", "each.relu", "mean", "scores"}
+    assert all(low <= 0.0 < high for low, high in found.values())
+    assert found["first.relu"][0] == 0.0
+
+
+def test_one_wild_frame_does_not_widen_the_grid_for_all(build: Build) -> None:
+    model = build(net()).original
+    calm = [np.full((1, 3, 16, 16), 0.5, np.float32)] * 99
+    wild = [np.full((1, 3, 16, 16), 500.0, np.float32)]
+
+    found = quantize.ranges(model, calm + wild, 1, said)
+
+    assert found["image"][1] == pytest.approx(0.5)
+
+
+def test_a_value_that_is_never_anything_but_zero_still_has_a_grid(build: Build) -> None:
+    dark = quantize.ranges(build(net()).original, [np.zeros((1, 3, 16, 16), np.float32)], 1, said)
+
+    assert dark["image"] == (0.0, pytest.approx(1e-6))
+
+
+@pytest.mark.parametrize(("bits", "most"), [(7, 64), (8, 127)])
+def test_reduced_range_keeps_the_weights_to_seven_bits(build: Build, bits: int, most: int) -> None:
+    model = build(net(), reduced_range=bits == 7).quantized
+
+    eight_bits = [
+        t for name, t in weights_of(model).items() if t.dtype == np.int8 and name.endswith("weight_quantized")
+    ]
+    assert len(eight_bits) == 3
+    for table in eight_bits:
+        assert np.abs(table.astype(int)).max() <= most
+        assert np.abs(table.astype(int)).max() > most // 2  # and they use them
+
+
+def test_each_output_channel_has_a_grid_of_its_own(build: Build) -> None:
+    scales = weights_of(build(net()).quantized)["each.weight_scale"]
+
+    assert scales.shape == (8,)
+    assert scales.max() / scales.min() > 20  # one grid for all would leave nothing of the small ones
+
+
+def test_every_grid_is_on_a_range_that_was_found(build: Build) -> None:
+    quantized = build(net())
+    scales = weights_of(quantized.quantized)
+
+    low, high = quantized.ranges["image"]
+    assert scales["image_scale"] == pytest.approx((high - low) / 255, rel=1e-5)
+
+
+def test_the_name_of_every_grid_leads_back_to_the_net(build: Build) -> None:
+    quantized = build(net())
+    known = {"image", *float_values(quantized.original), *weights_of(quantized.original)}
+
+    pairs = [n for n in quantized.quantized.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 10
+    for node in pairs:
+        origin = node.output[0]
+        for suffix in ("_DequantizeLinear_Output", "_QuantizeLinear_Output", "_quantized"):
+            origin = origin.removesuffix(suffix)
+        assert origin in known, node.output[0]
+
+
+def layers_by_bias(model: onnx.ModelProto) -> dict[str, str]:
+    """Each layer's output, by the one name that it keeps through quantization: its bias's."""
+    return {n.input[2]: n.output[0] for n in model.graph.node if n.op_type in ("Conv", "Gemm")}
+
+
+def mean_errors(quantized: onnx.ModelProto, original: onnx.ModelProto) -> dict[str, Tensor]:
+    """How far the mean of each output channel is off over the frames, by layer."""
+    names, twins = layers_by_bias(quantized), layers_by_bias(original)
+    found = Probe(quantized, list(names.values()), threads=1)
+    wanted = Probe(original, [twins[bias] for bias in names], threads=1)
+    errors = {bias: np.zeros(1) for bias in names}
+    for frame in frames():
+        for bias, (_, value), (_, reference) in zip(names, found(frame), wanted(frame), strict=True):
+            spatial = tuple(axis for axis in range(value.ndim) if axis != 1)
+            errors[bias] = errors[bias] + (value - reference).mean(axis=spatial) / FRAMES
+    return {bias: np.abs(error) for bias, error in errors.items()}
+
+
+def test_bias_correction_takes_the_mean_error_out_of_every_channel(build: Build) -> None:
+    made = build(net())
+
+    before = mean_errors(made.quantized, made.original)
+    after = mean_errors(made.corrected(), made.original)
+
+    assert before.keys() == {"first.bias", "each.bias", "head.bias"}
+    for bias, error in after.items():
+        assert error.mean() < before[bias].mean() / 4, bias
+        assert (error <= before[bias] + 1e-6).all(), bias
+
+
+def test_bias_correction_changes_biases_alone(build: Build) -> None:
+    made = build(net())
+    before, after = weights_of(made.quantized), weights_of(made.corrected())
+
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith("bias_quantized") for name in changed)
+    assert made.corrected().graph.node == made.quantized.graph.node
+
+
+def test_a_bias_that_two_layers_share_is_left_alone(build: Build) -> None:
+    model = net()
+    each = next(node for node in model.graph.node if "each.bias" in node.input)
+    each.input[2] = "first.bias"
+
+    made = build(model)
+
+    assert np.array_equal(
+        weights_of(made.corrected())["first.bias_quantized"], weights_of(made.quantized)["first.bias_quantized"]
+    )
+
+
+def test_a_net_without_any_bias_needs_no_correction(build: Build) -> None:
+    made = build(net(biases=False))
+
+    assert weights_of(made.corrected()).keys() == weights_of(made.quantized).keys()
+
+
+def test_the_same_net_and_frames_give_the_same_bytes(build: Build) -> None:
+    one, two = build(net()), build(net())
+
+    assert one.ranges == two.ranges
+    assert one.corrected().SerializeToString(deterministic=True) == two.corrected().SerializeToString(
+        deterministic=True
+    )
+
+
+def test_the_quantized_net_still_says_much_the_same(build: Build) -> None:
+    made = build(net())
+    (wanted,) = [value for _, value in Probe(made.original, ["scores"], threads=1)(frames()[0])]
+
+    for model in (made.quantized, made.corrected()):
+        (found,) = [value for _, value in Probe(model, ["scores"], threads=1)(frames()[0])]
+        assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()

@@ -1,0 +1,161 @@
+"""Which frames calibrate and which judge: never the same one, and always the same split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from compiler import samples
+from compiler.samples import MAX_CALIBRATION, MAX_FRAMES_PER_VIDEO, MAX_REPORT, Samples
+from skerry.errors import CalibrationError, SourceError
+from skerry.execution.frames import read_image
+
+
+def photos(folder: Path, count: int, first: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        (folder / f"{number:04}.ppm").write_bytes(b"P6 1 1 255\n" + number.to_bytes(3, "big"))
+    return folder
+
+
+def film(path: Path, frames: int) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(frames):
+            pixels = np.full((32, 32, 3), number % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def split(found: Samples) -> tuple[set[str], set[str]]:
+    return {s.digest for s in found.calibration}, {s.digest for s in found.report}
+
+
+def test_no_frame_both_calibrates_and_judges(tmp_path: Path) -> None:
+    found = samples.collect([photos(tmp_path / "a", 200), film(tmp_path / "b.mp4", 60)])
+
+    calibration, report = split(found)
+    assert calibration.isdisjoint(report)
+    assert len(calibration) + len(report) == 260
+    assert 0.1 < len(report) / 260 < 0.3
+
+
+def test_a_copy_of_a_photo_under_another_name_is_the_same_frame(tmp_path: Path) -> None:
+    once = samples.collect([photos(tmp_path / "a", 50)])
+    shutil.copytree(tmp_path / "a", tmp_path / "z")
+
+    twice = samples.collect([tmp_path / "a", tmp_path / "z"])
+
+    assert split(twice) == split(once)
+    assert len(twice.calibration) == len(once.calibration)
+
+
+def test_a_photo_keeps_its_side_when_the_folder_grows(tmp_path: Path) -> None:
+    few_calibrate, few_judge = split(samples.collect([photos(tmp_path / "a", 80)]))
+
+    many_calibrate, many_judge = split(samples.collect([photos(tmp_path / "a", 80, first=80)]))
+
+    assert few_calibrate < many_calibrate
+    assert few_judge < many_judge
+
+
+def test_the_split_does_not_care_where_the_folder_lies_or_how_it_was_named(tmp_path: Path) -> None:
+    photos(tmp_path / "here" / "a", 60)
+    film(tmp_path / "here" / "b.mp4", 30)
+    before = samples.collect([tmp_path / "here"])
+
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = samples.collect([tmp_path / "there" / "b.mp4", tmp_path / "there" / "a"])
+
+    assert split(after) == split(before)
+    assert after.digest() == before.digest()
+
+
+def test_the_calibration_set_has_one_name_whatever_its_folders_are_called(tmp_path: Path) -> None:
+    folders = [photos(tmp_path / "morning", 60), photos(tmp_path / "night", 60, first=60)]
+    before = samples.collect(folders)
+
+    (tmp_path / "morning").rename(tmp_path / "zenith")  # now it sorts behind the other
+    after = samples.collect([tmp_path / "zenith", tmp_path / "night"])
+
+    assert split(after) == split(before)
+    assert after.digest() == before.digest()
+
+
+def test_another_frame_is_another_set(tmp_path: Path) -> None:
+    before = samples.collect([photos(tmp_path / "a", 60)])
+    (changed,) = before.calibration[:1]
+
+    Path(changed.path).write_bytes(b"P6 1 1 255\nxyz")
+
+    assert samples.collect([tmp_path / "a"]).digest() != before.digest()
+
+
+def test_a_long_video_gives_frames_from_its_whole_length(tmp_path: Path) -> None:
+    found = samples.collect([film(tmp_path / "long.mp4", 3 * MAX_FRAMES_PER_VIDEO + 10)])
+
+    indices = sorted(s.index for s in [*found.calibration, *found.report])
+    assert indices[0] == 0
+    assert indices[-1] >= 3 * MAX_FRAMES_PER_VIDEO
+    assert set(np.diff(indices)) == {3}
+    assert len(indices) <= MAX_FRAMES_PER_VIDEO + MAX_FRAMES_PER_VIDEO // 3
+
+
+def test_there_is_an_end_to_how_many_frames_are_taken(tmp_path: Path) -> None:
+    found = samples.collect([photos(tmp_path / "a", 700)])
+
+    assert len(found.calibration) == MAX_CALIBRATION
+    assert len(found.report) == MAX_REPORT
+
+
+def test_each_set_is_in_the_order_in_which_its_files_are_read_once(tmp_path: Path) -> None:
+    found = samples.collect([film(tmp_path / "b.mp4", 40), photos(tmp_path / "a", 40)])
+
+    for group in (found.calibration, found.report):
+        assert group == sorted(group, key=lambda s: (s.path, s.index))
+
+
+def test_nothing_there_is_refused_with_what_was_expected(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no photo")
+
+    with pytest.raises(CalibrationError, match=r"empty: expected photos or videos .*\.jpg.*--calib"):
+        samples.collect([tmp_path / "empty"])
+    with pytest.raises(CalibrationError, match="nowhere is not there; expected a folder of photos or videos"):
+        samples.collect([tmp_path / "nowhere"])
+    with pytest.raises(CalibrationError, match="--calib"):
+        samples.collect([])
+
+
+def test_a_video_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(bytes(range(256)) * 20)
+
+    with pytest.raises(SourceError, match=r"cannot open the video .*broken\.mp4"):
+        samples.collect([tmp_path])
+
+
+@pytest.mark.parametrize("fault", ["text", "truncated", "chunk"])
+def test_a_damaged_photo_is_a_source_error_whatever_the_decoder_raises(tmp_path: Path, fault: str) -> None:
+    file = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    whole = file.read_bytes()
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
+    file.write_bytes(
+        {
+            "text": b"this is no photo",
+            "truncated": whole[: len(whole) // 2],
+            "chunk": whole[:second] + b"\xff\x01\x02\x03" + whole[second + 4 :],
+        }[fault]
+    )
+
+    with pytest.raises(SourceError, match=r"cannot read the image .*photo\.png"):
+        read_image(file)

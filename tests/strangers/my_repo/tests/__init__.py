@@ -1,0 +1,1 @@
+"""A stranger's package, named as ours or as our folders are."""
