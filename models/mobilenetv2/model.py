@@ -61,9 +61,9 @@ def build() -> nn.Module:
 def preprocess(frame: np.ndarray) -> np.ndarray:
     """The weights' evaluation transform: shorter side to 256 (Pillow's bilinear), centre 224, ImageNet's mean, std."""
     image = Image.fromarray(frame)
-    scale = 256 / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    short = min(image.size)
+    image = image.resize((256 * image.width // short, 256 * image.height // short), Image.Resampling.BILINEAR)
+    left, top = round((image.width - 224) / 2), round((image.height - 224) / 2)  # as torchvision cuts and rounds
     pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32) / 255
     normal = (pixels - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
     return normal.transpose(2, 0, 1)[None]
