@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: help demo check test soak bench format clean
+.PHONY: help demo check test assets soak bench format clean
 
 help:
 	@echo "make demo    the story, from compiling a model to a device that comes back by itself"
@@ -31,8 +31,11 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
-test: check
-	$(BIN)/pytest -q -n 2 -m slow
+test: check assets
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
+
+assets: $(STAMP)
+	@$(BIN)/python scripts/fetch_assets.py $@
 
 soak bench: $(STAMP)
 	$(BIN)/python -m benchmarks.$@ $(ARGS)

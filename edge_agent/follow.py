@@ -85,12 +85,12 @@ def follow(data: Path, release: str, timeout_s: float, say: Callable[[str], obje
     """Says each state that the update passes; returns 0 if the release is kept, 1 if it is not."""
     clock = SystemClock()
     deadline = clock.monotonic() + timeout_s
-    last = None
+    last = "no agent runs here yet"
     while clock.monotonic() < deadline:
-        record = msgspec.convert(ask(data)["record"], Record)
-        if record.state is not last:
+        record = _record(data)
+        if record.state.value != last:
             say(f"  {record.state.value}")
-            last = record.state
+            last = record.state.value
         if release in record.rejected:
             say(f"refused: {record.rejected[release]}")
             return 1
@@ -98,5 +98,13 @@ def follow(data: Path, release: str, timeout_s: float, say: Callable[[str], obje
             say("kept: it is in service")
             return 0
         clock.sleep(_LOOK_S)
-    say(f"not decided within {timeout_s:g} s: {record.state.value}")
+    say(f"not decided within {timeout_s:g} s: {last}")
     return 1
+
+
+def _record(data: Path) -> Record:
+    """The agent's record; an empty one while the agent is still to start."""
+    try:
+        return msgspec.convert(ask(data)["record"], Record)
+    except UsageError:
+        return Record()

@@ -6,9 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Real data that is no part of the repository: beside the checkout on the project's own machines, or named.
 DATA = Path(os.environ.get("SKERRY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# No deadline: a test asserts no absolute time. The same examples every time where a change is judged.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ digests in bundle.json are made to fit again, unless the digest is what must not
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import needs
 import numpy as np
 import pytest
 import tiny
@@ -28,7 +28,6 @@ from skerry.execution import prove
 from skerry.manifest import FLOOR, Limits
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "assets" / "weights" / "mobilenet_v2-b0353104.pth"
 
 
 def proof_of(root, variants=("fp32",), *, limits=FLOOR, before=(), timeout_s=60.0):
@@ -397,13 +396,13 @@ def test_a_release_cannot_escape_the_look_at_its_preprocessing_by_bringing_no_in
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory):
     """MobileNetV2 with ImageNet's weights, compiled with int8 variants for CPUs with and without VNNI, unpacked."""
-    if not WEIGHTS.is_file() or importlib.util.find_spec("torch") is None:
-        pytest.skip("needs the assets (scripts/fetch_assets.py assets) and torch")
+    pytest.importorskip("torch")
+    weights = needs.asset("weights/mobilenet_v2-b0353104.pth")
     folder = tmp_path_factory.mktemp("mobilenet")
     targets = ["--target", "x86-64", "--target", "x86-64-vnni"]
     calibration = ["--calib", ROOT / "assets" / "photos", "--calib", ROOT / "assets" / "video"]
     out, root = folder / "net.skb", folder / "net"
-    command = [sys.executable, "-m", "skerry", "compile", "models/mobilenetv2", "--weights", WEIGHTS]
+    command = [sys.executable, "-m", "skerry", "compile", "models/mobilenetv2", "--weights", weights]
     done = subprocess.run(
         [*command, *calibration, *targets, "-o", out, "--work", folder / "work"],
         env={**os.environ, "XDG_CONFIG_HOME": str(folder)},
@@ -485,11 +484,18 @@ def has_vnni():
     return "vnni" in cpu_features(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
 
 
-on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the variants are for x86-64")
+def on_the_real_net(test):
+    """Marks a test of the compiled MobileNetV2; one worker runs them all, and compiles it once."""
+    for mark in (
+        pytest.mark.slow,
+        pytest.mark.xdist_group("mobilenet"),
+        pytest.mark.skipif(platform.machine() != "x86_64", reason="the variants are for x86-64"),
+    ):
+        test = mark(test)
+    return test
 
 
-@on_x86
-@pytest.mark.slow
+@on_the_real_net
 def test_a_real_net_proves_as_it_is_and_fails_with_every_wrong_preprocessing(mobilenet, tmp_path):
     honest = {variant: proof_of(mobilenet, [variant]) for variant in variants_here()}
     assert all(outcome.variant for outcome in honest.values()), {v: o.why for v, o in honest.items()}
@@ -505,8 +511,7 @@ def test_a_real_net_proves_as_it_is_and_fails_with_every_wrong_preprocessing(mob
     assert not escaped
 
 
-@on_x86
-@pytest.mark.slow
+@on_the_real_net
 @pytest.mark.parametrize("shuffle", [lambda labels: labels[1:] + labels[:1], lambda labels: labels[::-1], sorted])
 def test_a_real_net_with_shuffled_labels_fails(mobilenet, tmp_path, shuffle):
     root = copy_of(mobilenet, tmp_path / "net")
@@ -530,8 +535,7 @@ def all_nan(words):
 LAST_NARROW, LAST_WIDE = "features.17.conv.2.weight", "features.14.conv.1.0.weight"
 
 
-@on_x86
-@pytest.mark.slow
+@on_the_real_net
 @pytest.mark.parametrize(
     ("variants", "name", "change"),
     [
@@ -549,8 +553,7 @@ def test_a_real_net_with_damaged_weights_whose_digests_fit_fails(mobilenet, tmp_
         assert_refused(proof_of(root, [variant]), "its outputs differ from fp32", "at least 15.0 wanted")
 
 
-@on_x86
-@pytest.mark.slow
+@on_the_real_net
 def test_a_real_net_with_a_flipped_bit_on_the_disk_is_caught_by_its_digest(mobilenet, tmp_path):
     root = copy_of(mobilenet, tmp_path / "net")
     raw = bytearray((root / "variants/fp32/weights.bin").read_bytes())
@@ -559,14 +562,10 @@ def test_a_real_net_with_a_flipped_bit_on_the_disk_is_caught_by_its_digest(mobil
     assert_refused(proof_of(root), "variants/fp32/weights.bin is not the file that was signed")
 
 
-@on_x86
-@pytest.mark.slow
+@on_the_real_net
 def test_full_range_int8_is_refused_where_it_saturates_and_the_reduced_range_proves_there(mobilenet):
     """Without VNNI a CPU adds pairs of int8 products in 16 bits. An emulated Haswell is such a CPU."""
-    emulator = shutil.which("qemu-x86_64")
-    if has_vnni() and emulator is None:
-        pytest.skip("this CPU has VNNI, and qemu-x86_64 (Debian: qemu-user) is not here to play one that has not")
-    before = [emulator, "-cpu", "Haswell"] if has_vnni() else []
+    before = [needs.program("qemu-x86_64", "qemu-user"), "-cpu", "Haswell"] if has_vnni() else []
     outcome = proof_of(mobilenet, ["int8-rr", "int8-vnni"], before=before, timeout_s=300)
     assert_refused(outcome, "variant int8-vnni: its outputs differ from fp32")
     reduced, full = outcome.reports

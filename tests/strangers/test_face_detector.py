@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import needs
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -20,7 +21,6 @@ from shell import STRANGERS, Shell
 pytestmark = pytest.mark.slow
 
 NET = STRANGERS / "rfb320"
-ASSETS = STRANGERS.parents[1] / "assets"
 HEIGHT, WIDTH = 240, 320
 THRESHOLD, CLEARLY = 0.7, 0.75  # the recipe's, and how much a score must have for its box to be missed
 SAME_BOX = 0.7
@@ -63,10 +63,7 @@ class Faces:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
-    """Skips where the assets were not fetched."""
-    portrait, film = ASSETS / "photos" / "astronaut.png", ASSETS / "video" / "carphone_pristine.mp4"
-    if not (portrait.is_file() and film.is_file()):
-        pytest.skip(f"{ASSETS} holds no faces: run scripts/fetch_assets.py assets/")
+    portrait, film = needs.asset("photos/astronaut.png"), needs.asset("video/carphone_pristine.mp4")
     folder = tmp_path_factory.mktemp("faces")
     return Faces(film, cuttings(portrait, folder / "calibrate", 1, 60), cuttings(portrait, folder / "watch", 2, 30))
 
