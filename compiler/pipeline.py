@@ -27,7 +27,7 @@ from compiler.host import Host
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.recipe import MIN_CALIBRATION_FRAMES, Recipe, Source
 from compiler.report import Calibration, Evidence, Timing, render_html
-from compiler.samples import Sample, Samples
+from compiler.samples import Sample, Samples, spread
 from compiler.target import VariantPlan
 from skerry.disk import Disk
 from skerry.errors import CalibrationError, CompileError, ConfigError, FormatError, ParityError
@@ -216,8 +216,8 @@ class Compilation:
         return {"samples": self.job.samples.digest(), "preprocess": interface.preprocess}
 
     def _correction_tensors(self, interface: Interface) -> list[np.ndarray[Any, Any]]:
-        """Input tensors of some calibration frames, chosen and ordered by their digests: names do not matter."""
-        chosen = sorted(self.job.samples.calibration, key=lambda s: s.digest)[: quantize.CORRECTION_FRAMES]
+        """Input tensors of some calibration frames, in the order of their digests: names do not matter."""
+        chosen = spread(self.job.samples.calibration, quantize.CORRECTION_FRAMES)
         in_order = sorted(chosen, key=lambda s: (s.path, s.index))
         pairs = zip((s.digest for s in in_order), self._tensors(interface, in_order), strict=True)
         return [tensor for _, tensor in sorted(pairs, key=lambda pair: pair[0])]

@@ -67,9 +67,8 @@ def timing_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
     """Model, latency, ratio, size: as text."""
     for timing in evidence.timings:
         latency = "not measured" if timing.median_ms is None else f"{timing.median_ms:.2f} ms"
-        ratio = "-" if timing.times_torch is None else f"{timing.times_torch:.2f} x torch"
-        if timing.times_fp32 is not None:
-            ratio += f", {timing.times_fp32:.2f} x fp32"
+        ratios = {"torch": timing.times_torch, "fp32": timing.times_fp32}
+        ratio = ", ".join(f"{value:.2f} x {base}" for base, value in ratios.items() if value is not None) or "-"
         yield timing.model, latency, ratio, f"{timing.bytes / 1e6:.1f} MB" if timing.bytes else "-"
 
 
@@ -108,10 +107,9 @@ def render_html(evidence: Evidence) -> bytes:
         "<h2>The release's own proof, run here</h2>",
         _table(("variant", "input", "outputs", "answers agree", "verdict"), proofs),
         "<h2>Lineage</h2>",
+        f"<p class=note>{evidence.calibration.frames} frames to calibrate, {evidence.calibration.report_frames} to judge"
+        "</p>",
         _table(("what", "sha256"), evidence.lineage.items()),
-        _table(
-            ("calibration", ""), [("frames", str(evidence.calibration.frames)), ("digest", evidence.calibration.digest)]
-        ),
         "<h2>Tools</h2>",
         _table(("tool", "version"), evidence.tools.items()),
     ]

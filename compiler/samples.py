@@ -64,6 +64,15 @@ def collect(folders: Sequence[Path]) -> Samples:
     return Samples(calibration=_in_order(calibration), report=_in_order(report))
 
 
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """``count`` of the samples, evenly over each file's length and over the files, whatever these are called."""
+    first: dict[str, str] = {}
+    for sample in samples:
+        first[sample.path] = min(sample.digest, first.get(sample.path, sample.digest))
+    in_line = sorted(samples, key=lambda s: (first[s.path], s.index))
+    return in_line[:: max(1, len(in_line) // count)][:count]
+
+
 def _in_order(samples: Iterable[Sample]) -> list[Sample]:
     return sorted(samples, key=lambda s: (s.path, s.index))
 

@@ -159,3 +159,33 @@ def test_a_damaged_photo_is_a_source_error_whatever_the_decoder_raises(tmp_path:
 
     with pytest.raises(SourceError, match=r"cannot read the image .*photo\.png"):
         read_image(file)
+
+
+def test_frames_are_spread_over_a_films_length_and_over_the_files(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 40)
+    photos(tmp_path / "b", 20)
+    found = samples.collect([tmp_path]).calibration
+
+    chosen = samples.spread(found, 8)
+
+    assert len(chosen) == 8
+    of_the_film = [sample.index for sample in chosen if sample.path.endswith("a.mp4")]
+    assert 2 <= len(of_the_film) <= 7
+    assert max(of_the_film) - min(of_the_film) > 15
+
+
+def test_how_files_are_called_does_not_change_what_is_chosen(tmp_path: Path) -> None:
+    photos(tmp_path / "a", 30)
+    film(tmp_path / "b.mp4", 30)
+    before = samples.spread(samples.collect([tmp_path]).calibration, 8)
+
+    (tmp_path / "a").rename(tmp_path / "z")
+    after = samples.spread(samples.collect([tmp_path]).calibration, 8)
+
+    assert [sample.digest for sample in after] == [sample.digest for sample in before]
+
+
+def test_few_frames_are_all_taken(tmp_path: Path) -> None:
+    found = samples.collect([photos(tmp_path / "a", 12)]).calibration
+
+    assert set(samples.spread(found, 100)) == set(found)
