@@ -37,7 +37,7 @@ from skerry.execution.processing import Preprocessor
 from skerry.manifest import FLOOR, Detection, DeviceFacts, Interface, Limits, Requires, Tensor, release_id, why_not
 from skerry.manifest import FORMAT as BUNDLE_FORMAT
 
-_MEASURE_S = 3.0  # of timing, about
+_MEASURE_S = 2.0  # of timing, about
 _CODE = {".py", ".json", ".toml", ".yaml", ".yml", ".cfg", ".ini", ".txt"}
 _MAX_SOURCE_FILES = 2000
 _PROOF_S, _PROOF_MIB = 600.0, 4096

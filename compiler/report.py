@@ -107,8 +107,7 @@ def render_html(evidence: Evidence) -> bytes:
         "<h2>The release's own proof, run here</h2>",
         _table(("variant", "input", "outputs", "answers agree", "verdict"), proofs),
         "<h2>Lineage</h2>",
-        f"<p class=note>{evidence.calibration.frames} frames to calibrate, {evidence.calibration.report_frames} to judge"
-        "</p>",
+        f"<p class=note>{evidence.calibration.frames} frames calibrate, {evidence.calibration.report_frames} judge</p>",
         _table(("what", "sha256"), evidence.lineage.items()),
         "<h2>Tools</h2>",
         _table(("tool", "version"), evidence.tools.items()),
