@@ -28,6 +28,7 @@ check: $(STAMP)
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 -p skerry -p edge_agent
+	$(BIN)/mypy --python-version 3.13 -p skerry -p edge_agent
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q -n 2 -m "not slow"
 

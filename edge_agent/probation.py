@@ -52,8 +52,8 @@ def lower_end(part: int, whole: int) -> float:
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
     """
-    if not whole:
-        return 0.0
+    if not part:
+        return 0.0  # exactly: rounding would leave a little more
     share, z2 = part / whole, _Z * _Z
     centre = share + z2 / (2 * whole)
     spread = _Z * math.sqrt(share * (1 - share) / whole + z2 / (4 * whole * whole))

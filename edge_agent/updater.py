@@ -102,7 +102,12 @@ class Updater:
         self._app, self._tools = app, tools
         before = tools.records.record
         self.record = resume(before, boot=boot, run=run)
-        tools.records.save(self.record)
+        try:
+            tools.records.save(self.record)
+        except StorageError as exc:
+            if before.state is not State.IDLE:  # a crash in mid-update must count, or it would be tried for ever
+                raise
+            _log.error("this run is not recorded; the release in service runs all the same: %s", exc)
         if self.record.state is not before.state:
             _log.warning(
                 "update of %s goes on in %s after an unclean end", (before.target or "?")[:12], self.record.state.value

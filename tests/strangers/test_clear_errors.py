@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -434,13 +435,8 @@ class Device:
     def live(self) -> dict[str, Any] | None:
         """The running agent's own status, by HTTP: quick enough to poll."""
         try:
-            port = json.loads((self.data / "agent.json").read_text())["port"]
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            with contextlib.closing(connection):
-                connection.request("GET", "/status")
-                found: dict[str, Any] = json.loads(connection.getresponse().read())
-                return found
-        except (OSError, ValueError, http.client.HTTPException):
+            return status_at(json.loads((self.data / "agent.json").read_text())["port"])
+        except (OSError, ValueError):
             return None
 
     def wait(self, what: str, reached: Callable[[dict[str, Any]], bool], seconds: float = 30.0) -> dict[str, Any]:
@@ -451,6 +447,17 @@ class Device:
                 return status
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def status_at(port: int) -> dict[str, Any] | None:
+    """The status of the agent on this port; None if it does not answer."""
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/status")
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+            return found
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
 
 
 def kept(status: dict[str, Any]) -> bool:
@@ -779,6 +786,25 @@ def test_a_full_disk_at_the_start_is_no_crash_and_says_nothing_about_the_release
     record = device.record()
     assert record["rejected"] == {}
     assert record["active"]["release"] == release
+
+
+@pytest.mark.slow
+def test_a_device_that_starts_with_a_full_disk_watches_all_the_same(small_disk: SmallDisk, tmp_path: Path) -> None:
+    device = installed(small_disk, tmp_path)
+    small_disk.fill()
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with running(device, tmp_path, "--quiet", "--port", port):
+        deadline, seen = time.monotonic() + 20, 0
+        while seen <= 20 and time.monotonic() < deadline:
+            time.sleep(0.1)
+            status = status_at(port)
+            seen = processed(status) if status else 0
+
+    small_disk.free()
+    assert seen > 20
+    assert device.record()["rejected"] == {}
 
 
 @pytest.mark.slow
