@@ -517,7 +517,7 @@ def test_a_real_net_with_shuffled_labels_fails(mobilenet, tmp_path, shuffle):
     root = copy_of(mobilenet, tmp_path / "net")
     change_fields(root, labels=shuffle)
     for variant in variants_here():
-        assert_refused(proof_of(root, [variant]), "its answers differ from fp32", "of 16 agree, 90% wanted")
+        assert_refused(proof_of(root, [variant]), "its answers differ from fp32", "of 16 agree, 80% wanted")
 
 
 def exponent_of_the_first(words):
