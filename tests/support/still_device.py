@@ -129,6 +129,7 @@ class World:
         self.disk.make_dirs(self.paths.data)
         self.clock = SimulatedClock(self._camera)
         self.outbox = RememberingOutbox(self.paths.outbox, self.disk, 64 << 20, lambda: "the stream", SEGMENT_BYTES)
+        self.mark("accepted", self.outbox.accepted)  # what it found, it calls accepted from the first moment on
         self.sink = JsonlSink(self.jsonl, self.disk)
         self.repeats = Repeats()
         self.delivery = Delivery(self.outbox, [self.sink, self.repeats], self.clock, 0.0)
