@@ -61,7 +61,12 @@ def agent_env(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pyt
 
 def test_the_wheel_holds_the_parts_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"skerry", "compiler", "edge_agent"}
+    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {
+        "skerry",
+        "compiler",
+        "edge_agent",
+        "cloud_hub",
+    }
     assert "compiler/targets/x86-64.toml" in names
     assert "skerry/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

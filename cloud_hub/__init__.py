@@ -1,0 +1,1 @@
+"""The server: fleet, registry, rollouts. No torch in its process."""

@@ -1,0 +1,1 @@
+"""Rollouts: a release reaches a fleet in waves, and each wave opens only on what devices measured."""
