@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 import traceback
@@ -57,8 +58,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         if number == 1:
             anyio.run(world.rest, State.PROBATION)
             world = World(disk.root, disk, "first boot", {poor})
-            for unsynced in ("events.jsonl", ".log"):
-                world = killed_before_sync(world, disk, unsynced)
+            for sync in ("sinks.py:deliver", "outbox.py:sync"):
+                world = killed_before(world, disk, sync)
         anyio.run(world.rest)
     world.end()
     record = world.updater.record
@@ -67,19 +68,20 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     return Story(disk.steps, good, better, bad, poor)
 
 
-def killed_before_sync(world: World, disk: JournalDisk, name: str) -> World:
-    """Runs on until a sync of a file is due, ends the process there, and starts the next one.
+def killed_before(world: World, disk: JournalDisk, site: str) -> World:
+    """Runs on until a line of ours is about to sync, ends the process there, and starts the next one.
 
     That one starts in another boot: one boot forgives a probation one crash only.
     """
-    disk.kill_before = lambda step: isinstance(step, SyncFile) and step.path.endswith(name)
+    disk.kill_before = lambda step: isinstance(step, SyncFile) and step.site.startswith(site)
     try:
         anyio.run(world.rest)
     except BaseException as exc:
         if not was_killed(exc):
             raise
-    assert disk.kill_before is None, f"{name} was never about to be synced"
-    return World(disk.root, disk, f"boot after {name}", world.poor)
+    assert disk.kill_before is None, f"{site} was never about to sync"
+    disk.restarted()
+    return World(disk.root, disk, f"boot after {site}", world.poor)
 
 
 def was_killed(exc: BaseException) -> bool:
@@ -121,7 +123,19 @@ def come_back(tree: dict[str, bytes | None], story: Story, upto: int, root: Path
     broken += broken_laws(world, accepted, saved, rejected | {story.bad})
     broken += _misses_wish(world, wished, story)
     world.end()
+    events = dict(m.value for m in marks if m.what == "event")
+    broken += _misses_events(world, {number: event for number, event in events.items() if number <= accepted})
     return broken
+
+
+def _misses_events(world: World, accepted: dict[int, bytes]) -> list[str]:
+    """Each event that was accepted before the cut is told under its number: a later one that took it is no excuse."""
+    try:
+        lines = [json.loads(line) for line in world.jsonl.read_text().splitlines()]
+    except ValueError as exc:
+        return [f"the file of events is damaged: {exc}"]
+    there = {line["seq"]: line["event"] for line in lines}
+    return [f"event #{n} was accepted and lost" for n, event in accepted.items() if there.get(n) != json.loads(event)]
 
 
 def _misses_wish(world: World, wished: list[str], story: Story) -> list[str]:
@@ -160,7 +174,7 @@ def without(steps: list[Step], site: str) -> tuple[list[Step], list[int]]:
     """The steps of a build that lacks the sync at one line, and where to look first: after each place where it was."""
     mutant = [Mark("left out", step) if getattr(step, "site", None) == site else step for step in steps]
     places = [number for number, step in enumerate(steps) if getattr(step, "site", None) == site]
-    near = {later for number in places for later in range(number, min(number + 12, len(steps)))}
+    near = {later for number in places for later in range(number, min(number + 20, len(steps)))}
     return mutant, sorted(near | set(range(0, len(steps), 5)) | {len(steps) - 1})
 
 

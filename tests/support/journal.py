@@ -83,18 +83,29 @@ class Killed(BaseException):
 
 
 class JournalDisk(Disk):
-    """Does every step for real below ``root``, and writes it down. ``kill_before`` ends the process at a step, once."""
+    """Does every step for real below ``root``, and writes it down.
+
+    ``kill_before`` ends the process at a step. Whatever else still runs in it by then (another thread or task, on its
+    way out) does nothing any more, until `restarted`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.steps = root, []
         self.kill_before: Callable[[Step], bool] | None = None
+        self._killed = False
+
+    def restarted(self) -> None:
+        """Another process writes from here on."""
+        self._killed = False
 
     def mark(self, what: str, value: object) -> None:
-        self.steps.append(Mark(what, value))
+        if not self._killed:
+            self.steps.append(Mark(what, value))
 
     def note(self, step: Step) -> None:
         if self.kill_before is not None and self.kill_before(step):
-            self.kill_before = None
+            self.kill_before, self._killed = None, True
+        if self._killed:
             raise Killed(step)
         self.steps.append(step)
 

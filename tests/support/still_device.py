@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +42,17 @@ SEGMENT_BYTES = 2048  # small, so that a life of seconds fills some
 
 
 class SimulatedClock:
-    """Time passes only when somebody waits; then the camera gives frames."""
+    """Time passes only when somebody waits; then the camera gives frames.
 
-    def __init__(self, on_wait: Callable[[], None]) -> None:
+    Each boot has another year, so that no event of one is the same as one of another: a lost one would not be missed.
+    """
+
+    def __init__(self, boot: str, on_wait: Callable[[], None]) -> None:
         self._now, self._on_wait = 0.0, on_wait
+        self._year_ms = zlib.crc32(boot.encode()) * 1000
 
     def utc(self) -> Utc:
-        return Utc(int(self._now * 1000), Trust.NONE)
+        return Utc(self._year_ms + int(self._now * 1000), Trust.NONE)
 
     def monotonic(self) -> float:
         return self._now
@@ -99,6 +104,8 @@ class RememberingOutbox(Outbox):
     def append(self, event: bytes) -> int:
         number = super().append(event)
         self.given[number] = event
+        if isinstance(self._disk, JournalDisk):
+            self._disk.mark("event", (number, event))
         return number
 
 
@@ -127,7 +134,7 @@ class World:
     def __post_init__(self) -> None:
         self.paths = Paths(self.root / "data")
         self.disk.make_dirs(self.paths.data)
-        self.clock = SimulatedClock(self._camera)
+        self.clock = SimulatedClock(self.boot, self._camera)
         self.outbox = RememberingOutbox(self.paths.outbox, self.disk, 64 << 20, lambda: "the stream", SEGMENT_BYTES)
         self.mark("accepted", self.outbox.accepted)  # what it found, it calls accepted from the first moment on
         self.sink = JsonlSink(self.jsonl, self.disk)
