@@ -23,11 +23,10 @@ MAX_MESSAGE = 64 << 10
 MAX_BATCH = 48 << 10  # bytes of events in a batch: leaves room for the envelope
 VERSION = 1
 
-DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{26}\Z")]  # base32, given by the hub, never used again
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 _TENANT = re.compile(r"[a-z0-9-]{1,32}")
-_DEVICE = re.compile(r"[a-z2-7]{26}")
+_DEVICE = re.compile(r"[a-z2-7]{26}")  # base32, given by the hub, never used again
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
@@ -198,8 +197,7 @@ def pack(kind: str, body: msgspec.Struct, sent: Sent, message_id: str) -> bytes:
     inner = msgspec.json.encode(body)
     parse(inner, type(body), f"{kind} holds a number that is not finite")  # JSON made it null
     raw = msgspec.json.encode(Envelope(v=VERSION, kind=kind, id=message_id, sent=sent, body=msgspec.Raw(inner)))
-    if len(raw) > MAX_MESSAGE:
-        raise FormatError(f"{kind} has {len(raw)} bytes; {MAX_MESSAGE} are the most")
+    _hold_to_size(kind, raw)
     return raw
 
 
@@ -209,14 +207,18 @@ def unpack(kind: str, body: type[B], raw: bytes) -> tuple[Envelope, B]:
     Raises:
         FormatError: it is too large, of another version or kind, or not of its schema.
     """
-    if len(raw) > MAX_MESSAGE:
-        raise FormatError(f"{kind} has {len(raw)} bytes; {MAX_MESSAGE} are the most")
+    _hold_to_size(kind, raw)
     envelope = parse(raw, Envelope, f"a message at {kind}")
     if envelope.v != VERSION:
         raise FormatError(f"{kind} is of version {envelope.v}, this Skerry reads {VERSION}: update the older side")
     if envelope.kind != kind:
         raise FormatError(f"a message at {kind} says that it is {envelope.kind!r}")
     return envelope, parse(bytes(envelope.body), body, kind)
+
+
+def _hold_to_size(kind: str, raw: bytes) -> None:
+    if len(raw) > MAX_MESSAGE:
+        raise FormatError(f"{kind} has {len(raw)} bytes; {MAX_MESSAGE} are the most")
 
 
 def fitting(events: Iterable[bytes], limit: int = MAX_BATCH) -> int:
