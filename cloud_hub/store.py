@@ -14,10 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
-from typing_extensions import Self
 
 from skerry.errors import StorageError
 

@@ -11,9 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 SKERRY = [sys.executable, "-m", "skerry"]
 Status = dict[str, Any]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skerry.disk import nowhere
+from skerry.disk import crash_point, nowhere
 from skerry.errors import SkerryError, UsageError
 from skerry.home import default_key, state_folder
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
 
 # The agent's modules are imported where they run: the parent that `run` leaves behind must stay small.
-
-CRASH_POINT = "SKERRY_CRASH_AT"  # where an agent kills itself in its first run: for tests that see it come back
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,7 +133,7 @@ def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa
             trusted = [signing.load_public_key(Path(path)) for path in config.trust]
             bundle = handin.hand_in(model, paths, Disk(), trusted, again=False)
             logging.getLogger(__name__).info("wish: %s", bundle)
-        return app.run(config, _crash_point(os.environ) if first else nowhere, _say)
+        return app.run(config, crash_point(os.environ) if first else nowhere, _say)
     except SkerryError as exc:
         print(f"skerry agent run: {exc}", file=sys.stderr)
         return exc.exit_code
@@ -143,18 +141,6 @@ def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _crash_point(environ: Mapping[str, str]) -> Callable[[str], None]:
-    wanted = environ.get(CRASH_POINT)
-    if not wanted:
-        return nowhere
-
-    def reached(point: str) -> None:
-        if point == wanted:
-            os.kill(os.getpid(), 9)
-
-    return reached
 
 
 # install and status

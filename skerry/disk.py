@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,22 @@ Reached = Callable[[str], None]
 
 def nowhere(_point: str) -> None:
     """The `Reached` of production: passes every point."""
+
+
+CRASH_POINT = "SKERRY_CRASH_AT"  # where a process kills itself: for tests that see it come back
+
+
+def crash_point(environ: Mapping[str, str]) -> Reached:
+    """The `Reached` that the environment asks for: as a rule `nowhere`."""
+    wanted = environ.get(CRASH_POINT)
+    if not wanted:
+        return nowhere
+
+    def reached(point: str) -> None:
+        if point == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
 
 
 @contextlib.contextmanager

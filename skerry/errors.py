@@ -27,6 +27,11 @@ its traceback.
     │   └── ParityError         a hop differs from the one before by more than the limits allow
     ├── StorageError            the disk refused
     │   └── StorageFull         the disk is full: says nothing about a release
+    ├── HubError                what a hub answered, or that it did not
+    │   ├── HubUnreachable      no answer: network, address, or certificate
+    │   ├── NotAllowed          the token or certificate does not allow this, or is not known
+    │   ├── NotFound            the hub has no such thing
+    │   └── Conflict            it cannot be done in the state in which things are
     ├── AgentBusy               another process holds this agent's data directory
     └── IllegalTransition       an event that the update cycle does not know in this state: a bug
 """
@@ -128,6 +133,26 @@ class StorageError(SkerryError):
 
 class StorageFull(StorageError):
     """The disk is full. Says nothing about a release."""
+
+
+class HubError(SkerryError):
+    """What a hub answered, or that it did not."""
+
+
+class HubUnreachable(HubError):
+    """No answer."""
+
+
+class NotAllowed(HubError):
+    """The token or certificate does not allow this, or is not known."""
+
+
+class NotFound(HubError):
+    """There is no such thing on the hub."""
+
+
+class Conflict(HubError):
+    """It cannot be done in the state in which things are."""
 
 
 class AgentBusy(SkerryError):

@@ -15,6 +15,8 @@ COMMANDS = {
     "compile": ("compiler.cli:main", "turn a torch model into a verified, signed bundle", "compiler"),
     "inspect": ("skerry.inspect:main", "verify a bundle and show what is in it", ""),
     "agent": ("edge_agent.cli:main", "run models on this device: run, install, status", "agent"),
+    "hub": ("cloud_hub.cli:main", "run the hub of a fleet: API, registry, rollouts, broker", "hub"),
+    "fleet": ("skerry.fleet.cli:main", "devices, releases and rollouts of a hub", "client"),
     "doctor": ("skerry.doctor:main", "say what this machine can run, what is missing, how to mend it", ""),
 }
 

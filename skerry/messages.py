@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from skerry import dsse
 from skerry.clock import Trust
 from skerry.documents import parse
-from skerry.errors import FormatError
-from skerry.wire import ProofReport
+from skerry.errors import BadSignature, FormatError
+from skerry.wire import Desired, ProofReport, decode_desired, encode
 
 MAX_MESSAGE = 64 << 10
 MAX_BATCH = 48 << 10  # bytes of events in a batch: leaves room for the envelope
+MAX_STREAMS = 16
 VERSION = 1
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -37,13 +40,13 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run: of the agent's process; a new one after each start.
-        stream: its events' outbox; a new one if the outbox was lost.
+        streams: its event logs that the hub has not got whole, oldest first; the last one is live.
         seen_version: of the newest wish that it holds; the hub's next one is above.
     """
 
     agent: str
     run: str
-    stream: str
+    streams: Annotated[list[str], msgspec.Meta(max_length=MAX_STREAMS)]
     seen_version: Count
     arch: str
     cpu: list[str]
@@ -58,7 +61,11 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """How a release fares in service, since it went live in this run."""
+    """How a release fares in service, since it went live in this run.
+
+    Attributes:
+        kept_s: how long ago its probation was passed, or this run began, if that was later; 0 before.
+    """
 
     release: str
     kept_s: float
@@ -69,10 +76,15 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One app: where its update cycle stands (skerry.update), what proved, how it fares."""
+    """One app: where its update cycle stands (skerry.update), what proved, how it fares.
+
+    Attributes:
+        proof: of the release in service, or of the one on its way in if that is further.
+    """
 
     state: str
     attempt: Count
+    target: str | None
     active: str | None
     good: str | None
     variant: str | None
@@ -164,6 +176,37 @@ REBIRTH = Topic("down", "rebirth", Rebirth)
 def hub_status(tenant: str) -> str:
     """The topic of `HubStatus`."""
     return f"skerry/1/{tenant}/hub/status"
+
+
+# --- the wish: signed by the hub, so that neither broker nor stranger can make one ---------------------------------
+
+_DESIRED_TYPE = "application/vnd.skerry.desired+json"
+
+
+def desired_path(tenant: str, device: str) -> str:
+    """The topic of a device's wish. Its payload is no envelope but what `seal_desired` made."""
+    return ACK.path(tenant, device).removesuffix(ACK.kind) + "desired"
+
+
+def seal_desired(desired: Desired, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The wish for one device, signed (DSSE). Raises `FormatError` if it is too large."""
+    raw = dsse.seal(_DESIRED_TYPE, encode(desired), key)
+    _hold_to_size("desired", raw)
+    return raw
+
+
+def open_desired(raw: bytes, key: ec.EllipticCurvePublicKey, device: str) -> Desired:
+    """The wish, if the hub that this device enrolled with signed it, for this device.
+
+    Raises:
+        FormatError: it is too large, or not a signed wish.
+        BadSignature: somebody else made it, or it is another device's.
+    """
+    _hold_to_size("desired", raw)
+    desired = decode_desired(dsse.unseal(raw, _DESIRED_TYPE, key))
+    if desired.device != device:
+        raise BadSignature(f"a wish for device {desired.device or '(none)'}, not for {device}")
+    return desired
 
 
 # --- how it is said ------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from skerry import dsse
 from skerry.documents import parse
 from skerry.errors import BadSignature, FormatError, KeyNotTrusted, UsageError
 
@@ -215,7 +216,7 @@ def sign(name: str, files: Mapping[str, str], key: ec.EllipticCurvePrivateKey) -
         ),
     )
     payload = msgspec.json.encode(statement)
-    sig = key.sign(_pae(payload), ec.ECDSA(_hash(key.public_key()), deterministic_signing=True))
+    sig = key.sign(dsse.pae(PAYLOAD_TYPE, payload), ec.ECDSA(_hash(key.public_key()), deterministic_signing=True))
     document = _Document(
         media_type=MEDIA_TYPE,
         verification_material=_Material(public_key=_Hint(fingerprint(key.public_key()))),
@@ -251,17 +252,12 @@ def verify(raw: bytes, trusted: Sequence[ec.EllipticCurvePublicKey]) -> Signatur
             "name the signer's public key with --trust if you believe it"
         )
     try:
-        key.verify(signature.sig, _pae(signature.payload), ec.ECDSA(_hash(key)))
+        key.verify(signature.sig, dsse.pae(PAYLOAD_TYPE, signature.payload), ec.ECDSA(_hash(key)))
     except InvalidSignature:
         raise BadSignature(
             f"the signature does not fit what it signs (key {signature.hint[:16]}): it was changed after signing"
         ) from None
     return signature
-
-
-def _pae(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding (protocol.md, "Signature Definition")."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------

@@ -19,21 +19,28 @@ MAIN_APP = "main"  # a device runs one app for now; every format that names apps
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """The release that an app should run."""
+    """The release that an app should run.
+
+    Attributes:
+        previous: what it would be taken back to: stays on the device's disk meanwhile.
+    """
 
     release: str
+    previous: str | None = None
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """What a device should run. Only the newest version counts.
 
     Attributes:
+        device: whom it is for; empty in a wish that was made on the device itself.
         cleared: releases whose rejection an operator takes back, once per version.
     """
 
     version: int
     apps: dict[str, Wish]
     cleared: list[str] = []
+    device: str = ""
 
 
 # --- what a device saw ---------------------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_harmed: how many devices of all open waves may refuse it or return from it.
         min_share: of a wave, rounded up, must have passed; the rest may be absent once the clock ran out.
         offline_after_s: a device that was not heard of for so long is offline.
+        clock_s: how long a wave, or the taking back, may take until a person is asked.
     """
 
     soak_s: Whole = 600
     max_harmed: Whole = 0
     min_share: Share = 0.9
     offline_after_s: Whole = 900
+    clock_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class DeviceEvidence:
     harm: str | None = None
 
 
-class Standing(str, enum.Enum):
+class Standing(enum.StrEnum):
     """How one device stands to the release."""
 
     PASSED = "passed"

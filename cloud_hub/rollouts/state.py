@@ -15,7 +15,7 @@ import msgspec
 from skerry.errors import IllegalTransition
 
 
-class State(str, enum.Enum):
+class State(enum.StrEnum):
     """Where a rollout is."""
 
     DRAFT = "draft"

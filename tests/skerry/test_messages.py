@@ -65,7 +65,7 @@ def test_a_name_that_would_be_another_topic_is_refused(tenant, device):
 
 
 def test_a_message_comes_out_as_it_went_in():
-    birth = Birth(agent="0.1", run="r", stream="s", seen_version=3, arch="x86_64", cpu=["avx2"], backends=["onnxrt"])
+    birth = Birth(agent="0.1", run="r", streams=["s"], seen_version=3, arch="x86_64", cpu=["avx2"], backends=["onnxrt"])
     envelope, body = unpack("birth", Birth, pack("birth", birth, SENT, "id 1"))
     assert body == birth
     assert (envelope.v, envelope.kind, envelope.id, envelope.sent) == (1, "birth", "id 1", SENT)
