@@ -31,6 +31,7 @@ from cloud_hub.routes import Services, add_operator
 from cloud_hub.store import Store
 from cloud_hub.tables import TABLES, operators
 from skerry import mqtt
+from skerry.backoff import Backoff
 from skerry.claim import Broker
 from skerry.clock import SystemClock, boot_id, new_id
 from skerry.disk import Disk, Reached
@@ -171,7 +172,7 @@ def _build(
     client = authority.client()
     context = mqtt.tls(authority.ca, client.certificate, client.key)
     uniform = random.SystemRandom().uniform
-    link = HubLink(broker, context, inbound, wishes, clock, mqtt.Backoff(0.2, 5.0, uniform), Who(run, boot, new_id))
+    link = HubLink(broker, context, inbound, wishes, clock, Backoff(0.2, 5.0, uniform), Who(run, boot, new_id))
     blobs = Blobs(data / "blobs", disk, new_id)
     services = Services(
         store=store,

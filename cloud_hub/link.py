@@ -17,6 +17,7 @@ from cloud_hub.inbound import Inbound, Outgoing
 from cloud_hub.store import Store
 from cloud_hub.tables import devices
 from skerry import mqtt
+from skerry.backoff import Backoff
 from skerry.claim import Broker
 from skerry.clock import Clock
 from skerry.errors import StorageError
@@ -80,7 +81,7 @@ class HubLink:
         inbound: Inbound,
         wishes: Wishes,
         clock: Clock,
-        backoff: mqtt.Backoff,
+        backoff: Backoff,
         who: Who,
     ) -> None:
         self._broker, self._context, self._inbound, self._wishes = broker, context, inbound, wishes
@@ -130,10 +131,8 @@ class HubLink:
 
     async def _collect(self, client: mqtt.Client) -> None:
         async for message in client.messages:
-            payload = message.payload
-            if isinstance(payload, bytes):
-                self._waiting.append((str(message.topic), payload))
-                self._came.set()
+            self._waiting.append((str(message.topic), message.payload))
+            self._came.set()
 
     async def _take_in(self, client: mqtt.Client) -> None:
         while True:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import random  # noqa: TID251 - the composition root
 import signal
 import statistics
 from collections.abc import Callable, Iterator
@@ -18,10 +19,17 @@ import msgspec
 
 from edge_agent.capture import Reader, check_source
 from edge_agent.config import AgentConfig
-from edge_agent.events import Events
-from edge_agent.health import Latency, OutboxStatus, SourceStatus, Status, serve
+from edge_agent.events import Events, Journal, Several
+from edge_agent.health import Latency, LinkStatus, OutboxStatus, SourceStatus, Status, serve
+from edge_agent.hub_client import HubFetcher
+from edge_agent.identity import Identity
+from edge_agent.identity import load as load_identity
+from edge_agent.lanes import Lanes
+from edge_agent.link import Link
+from edge_agent.link import Tools as LinkTools
 from edge_agent.mailbox import Mailbox
 from edge_agent.outbox import Outbox
+from edge_agent.report import Reporter
 from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
 from edge_agent.slots import Inbox, Records, Slots
 from edge_agent.updater import Tools, Updater, child_prover
@@ -31,6 +39,7 @@ from skerry.clock import Clock, SystemClock, boot_id, new_id
 from skerry.disk import Disk, Reached
 from skerry.errors import AgentBusy, FormatError, SkerryError, SourceError, StorageError
 from skerry.execution.device import this_device
+from skerry.messages import Birth
 from skerry.update import State
 from skerry.wire import MAIN_APP, decode_desired
 
@@ -74,6 +83,18 @@ class Paths:
     def outbox(self) -> Path:
         return self.data / "outbox" / "events"
 
+    @property
+    def lanes(self) -> Path:
+        return self.data / "outbox" / "hub"
+
+    @property
+    def identity(self) -> Path:
+        return self.data / "identity"
+
+    @property
+    def signed_wish(self) -> Path:
+        return self.data / "desired.signed"
+
 
 class Running(msgspec.Struct, frozen=True):
     """How to reach a running agent: lies beside its data while it runs."""
@@ -106,17 +127,20 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
     for source in config.sources:
         check_source(source)
     trusted = [signing.load_public_key(Path(path)) for path in config.trust]
+    identity = load_identity(paths.identity)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(paths.lock, disk))
         outbox = Outbox(paths.outbox, disk, config.events.max_mib << 20, new_id)
         delivery = stack.enter_context(Delivery(outbox, _sinks(config, disk, say), clock, config.events.sync_ms / 1000))
-        events = Events(config.events, outbox, clock, delivery.wake)
+        lanes = Lanes(paths.lanes, disk, config.events.max_mib << 20, new_id) if identity is not None else None
+        journals = _Journals(config, outbox, delivery, lanes)
+        events = Events(config.events, journals, clock, journals.wake)
         mailbox = Mailbox()
         worker = stack.enter_context(Worker(mailbox, events.seen, clock, config.stop_s / 2))
         tools = Tools(
             records=Records(paths.record, disk),
             slots=Slots(paths.slots, disk, trusted),
-            fetcher=Inbox(paths.inbox, disk),
+            fetcher=HubFetcher(identity, clock) if identity is not None else Inbox(paths.inbox, disk),
             prove=child_prover(config.proof.limits, config.threads, config.proof.timeout_s, config.proof.memory_mib),
             vision=worker,
             mailbox=mailbox,
@@ -129,15 +153,94 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
         )
         run_id = new_id()
         updater = Updater(MAIN_APP, tools, boot_id(), run_id)
+        if identity is not None and lanes is not None:
+            link = _link(identity, lanes, config, paths, tools, updater, run_id)
+            journals.link = link
+        else:
+            link = None
         agent = Agent(
-            config, paths, disk, clock, mailbox, worker, updater, events, delivery, outbox, tools.slots, run_id
+            config,
+            paths,
+            disk,
+            clock,
+            mailbox,
+            worker,
+            updater,
+            events,
+            delivery,
+            outbox,
+            tools.slots,
+            run_id,
+            link,
+            lanes,
         )
         await agent.run()
         updater.stopped()
+        if lanes is not None:
+            lanes.close()
     say(agent.farewell())
     if (lost := agent.lost_source()) is not None:
         raise SourceError(lost)
     return 0
+
+
+class _Journals:
+    """Where events go: to the local sinks' outbox, and to the hub's if there is a hub."""
+
+    def __init__(self, config: AgentConfig, outbox: Outbox, delivery: Delivery, lanes: Lanes | None) -> None:
+        local: list[Journal] = [outbox] if lanes is None or config.events.jsonl or config.events.terminal else []
+        self._wake_local = delivery.wake if local else None
+        self._all = Several([*local, *([lanes] if lanes is not None else [])])
+        self.link: Link | None = None
+
+    def append(self, event: bytes) -> int:
+        return self._all.append(event)
+
+    def wake(self) -> None:
+        if self._wake_local is not None:
+            self._wake_local()
+        if self.link is not None:
+            self.link.wake()
+
+
+def _link(
+    identity: Identity, lanes: Lanes, config: AgentConfig, paths: Paths, tools: Tools, updater: Updater, run_id: str
+) -> Link:
+    facts = tools.facts
+    report = Reporter(lambda: updater.record, tools.mailbox.total, tools.slots.proof, tools.clock.monotonic)
+
+    def birth(streams: list[str]) -> Birth:
+        return Birth(
+            agent=__version__,
+            run=run_id,
+            streams=streams,
+            seen_version=updater.record.seen_version,
+            arch=facts.arch,
+            cpu=sorted(facts.cpu),
+            backends=sorted(facts.backends),
+        )
+
+    link = Link(
+        LinkTools(
+            identity=identity,
+            lanes=lanes,
+            report=report,
+            birth=birth,
+            wish=updater.wish,
+            seen_version=lambda: updater.record.seen_version,
+            wish_file=paths.signed_wish,
+            config=config.link,
+            sync_s=config.events.sync_ms / 1000,
+            disk=Disk(),
+            clock=tools.clock,
+            uniform=random.SystemRandom().uniform,
+            new_id=new_id,
+            boot=boot_id(),
+            run=run_id,
+        )
+    )
+    link.load_wish()
+    return link
 
 
 def _sinks(config: AgentConfig, disk: Disk, say: Callable[[str], object]) -> list[Sink]:
@@ -165,6 +268,8 @@ class Agent:
     outbox: Outbox
     slots: Slots
     run_id: str
+    link: Link | None = None
+    lanes: Lanes | None = None
 
     def __post_init__(self) -> None:
         self._started = self.clock.monotonic()
@@ -177,7 +282,10 @@ class Agent:
         async with serve(self.config.port, self.status) as port, anyio.create_task_group() as tasks:
             self._say_where(port)
             tasks.start_soon(self.updater.run, name="updates")
-            tasks.start_soon(self._look_for_wishes, name="wishes")
+            if self.link is not None:
+                tasks.start_soon(self.link.run, name="link")
+            else:
+                tasks.start_soon(self._look_for_wishes, name="wishes")
             tasks.start_soon(self._observe, name="watchdog")
             tasks.start_soon(self._play_sources, name="sources")
             tasks.start_soon(self._wait_for_signal, name="signals")
@@ -287,6 +395,21 @@ class Agent:
                 unrecorded=self.events.unrecorded,
                 failing=self.delivery.failing,
             ),
+            link=self._link_status(),
+        )
+
+    def _link_status(self) -> LinkStatus | None:
+        if self.link is None or self.lanes is None:
+            return None
+        return LinkStatus(
+            device=self.link.device,
+            hub=self.link.hub,
+            connected=self.link.connected,
+            why=self.link.why,
+            waiting=self.lanes.waiting,
+            acknowledged=self.lanes.acknowledged,
+            lost=self.lanes.lost,
+            refused=self.link.refused,
         )
 
     def _name(self, release: str) -> str:
@@ -301,8 +424,13 @@ class Agent:
         total = self.mailbox.total()
         return (
             f"stopped: captured {total.captured} = processed {total.processed} + superseded {total.superseded} "
-            f"+ failed {total.failed}; {self.outbox.accepted} events accepted, {self.outbox.delivered} delivered"
+            f"+ failed {total.failed}; {self._farewell_of_events()}"
         )
+
+    def _farewell_of_events(self) -> str:
+        if self.lanes is not None:
+            return f"{self.lanes.acknowledged} events acknowledged by the hub, {self.lanes.waiting} wait on the disk"
+        return f"{self.outbox.accepted} events accepted, {self.outbox.delivered} delivered"
 
 
 def _latency(seconds: list[float]) -> Latency | None:

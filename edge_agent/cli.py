@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from skerry.errors import SkerryError, UsageError
 from skerry.home import default_key, state_folder
 
 if TYPE_CHECKING:
+    from edge_agent.app import Paths
     from edge_agent.config import AgentConfig
 
 # The agent's modules are imported where they run: the parent that `run` leaves behind must stay small.
@@ -28,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the agent until it is stopped, or its files have ended")
     run.add_argument("--config", type=Path, metavar="FILE", help="agent.toml; options below win over it")
+    run.add_argument("--enrol", metavar="TOKEN", help="join the fleet of this claim token; its hub says what runs here")
+    run.add_argument("--name", metavar="NAME", help="what the fleet calls this device (default: its host name)")
     run.add_argument("--model", type=Path, metavar="BUNDLE", help="install this bundle first")
     run.add_argument(
         "--source", action="append", default=[], metavar="PATH", help="video file or directory of images; repeatable"
@@ -83,7 +87,7 @@ def _run(options: argparse.Namespace, data: Path) -> int:
         config = configuration.load(options.config, overrides)
     else:
         config = configuration.check(overrides, "options")
-    agent = functools.partial(_agent, config, options.model)
+    agent = functools.partial(_agent, config, options.model, options.enrol, options.name or socket.gethostname())
     return agent(True) if options.no_parent else keep_alive(agent)
 
 
@@ -92,8 +96,8 @@ def _overrides(options: argparse.Namespace, data: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if options.data or not options.config:
         values["data"] = str(data)
-    if options.trust or not options.config:
-        values["trust"] = [str(path) for path in trusted_keys(options.trust, os.environ)]
+    if options.trust:
+        values["trust"] = [str(path) for path in options.trust]
     if options.source:
         policy = {"policy": "every", "realtime": False} if options.every else {}
         values["sources"] = [{"path": path, "loop": options.loop, **policy} for path in options.source]
@@ -119,7 +123,7 @@ def trusted_keys(given: Sequence[Path], environ: Mapping[str, str]) -> list[Path
     return [own]
 
 
-def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa: FBT001 - the parent calls it
+def _agent(config: AgentConfig, model: Path | None, token: str | None, name: str, first: bool) -> int:  # noqa: FBT001 - the parent calls it
     """The agent's own process. A model from the command line is wished for once, not again after a crash."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is small work here; its threads would fight inference's
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -129,6 +133,7 @@ def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa
 
     try:
         paths = app.Paths(Path(config.data).absolute())
+        config = _joined(config, paths, token, name, model)
         if model is not None and (first or not paths.desired.exists()):
             trusted = [signing.load_public_key(Path(path)) for path in config.trust]
             bundle = handin.hand_in(model, paths, Disk(), trusted, again=False)
@@ -137,6 +142,28 @@ def _agent(config: AgentConfig, model: Path | None, first: bool) -> int:  # noqa
     except SkerryError as exc:
         print(f"skerry agent run: {exc}", file=sys.stderr)
         return exc.exit_code
+
+
+def _joined(config: AgentConfig, paths: Paths, token: str | None, name: str, model: Path | None) -> AgentConfig:
+    """The configuration with the keys that are trusted, after joining the fleet of the token, if there is one."""
+    import msgspec
+
+    from edge_agent import identity
+    from edge_agent.joining import join
+    from skerry.claim import Claim
+    from skerry.clock import SystemClock
+    from skerry.disk import Disk
+
+    if token is not None:
+        me: identity.Identity | None = join(Claim.parse(token), name, paths.identity, Disk(), SystemClock())
+    else:
+        me = identity.load(paths.identity)
+    if me is not None and model is not None:
+        raise UsageError(f"this device takes its releases from the hub at {me.hub.url}; leave out --model")
+    if config.trust:
+        return config
+    trust = [str(path) for path in (me.trust if me is not None else []) or trusted_keys([], os.environ)]
+    return msgspec.structs.replace(config, trust=trust)
 
 
 def _say(line: str) -> None:
@@ -152,6 +179,10 @@ def _install(options: argparse.Namespace, data: Path) -> int:
     from skerry import signing
     from skerry.disk import Disk
 
+    if (data / "identity" / "hub.json").exists():
+        raise UsageError(
+            "this device takes its releases from its hub: skerry fleet bundle push, skerry fleet rollout start"
+        )
     trusted = [signing.load_public_key(path) for path in trusted_keys(options.trust, os.environ)]
     bundle = handin.hand_in(options.bundle, Paths(data.absolute()), Disk(), trusted, again=options.again)
     print(f"handed in: {bundle}")

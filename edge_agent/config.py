@@ -83,23 +83,41 @@ class ProbationPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     stall_s: Seconds = 10.0
 
 
+class LinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an enrolled device speaks to its hub.
+
+    Attributes:
+        report_s: how often it says how it fares; what changes it says at once.
+        keepalive_s: a connection that is silent for so long, and does not answer then, is given up.
+        ack_s: events that were not acknowledged for so long are sent again.
+        longest_pause_s: between attempts to connect; the first is a second.
+    """
+
+    report_s: Seconds = 30.0
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 20
+    ack_s: Seconds = 20.0
+    longest_pause_s: Seconds = 60.0
+
+
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything.
 
     Attributes:
         data: the directory that holds all that the agent must not lose.
-        trust: PEM files of the keys whose bundles may run here.
+        trust: PEM files of the keys whose bundles may run here; without any, those that the claim token named, or this
+            user's own.
         threads: for inference; the other cores decode and sync.
         port: health on 127.0.0.1; 0 takes a free one.
         stop_s: how long an ordered stop may take.
     """
 
     data: str
-    trust: list[str]
+    trust: list[str] = []
     sources: list[SourceConfig] = []
     events: EventsConfig = EventsConfig()
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()
+    link: LinkConfig = LinkConfig()
     threads: Positive = max(1, (os.cpu_count() or 1) // 2)
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     stop_s: Seconds = 10.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from edge_agent.config import EventsConfig
 from edge_agent.mailbox import Captured
-from edge_agent.outbox import Outbox
 from skerry.clock import Clock
-from skerry.errors import StorageError
+from skerry.errors import SkerryError
 from skerry.update import Happening, Record
 from skerry.wire import Answer, Event, Seen, Updated, encode
 
@@ -23,10 +23,35 @@ def gist(answers: Sequence[Answer]) -> tuple[str, ...]:
     return tuple(sorted(answer.label for answer in answers))
 
 
+class Journal(Protocol):
+    """Where events are written down."""
+
+    def append(self, event: bytes) -> int: ...
+
+
+class Several:
+    """Journals that get every event each. One that refuses does not keep it from the others."""
+
+    def __init__(self, journals: Sequence[Journal]) -> None:
+        self._journals = journals
+
+    def append(self, event: bytes) -> int:
+        """Raises what the last journal that refused raised."""
+        refused: SkerryError | None = None
+        for journal in self._journals:
+            try:
+                journal.append(event)
+            except SkerryError as exc:
+                refused = exc
+        if refused is not None:
+            raise refused
+        return 0
+
+
 class Events:
     """Turns answers and update steps into accepted events. Attributes: ``unrecorded`` counts what the disk refused."""
 
-    def __init__(self, config: EventsConfig, outbox: Outbox, clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(self, config: EventsConfig, outbox: Journal, clock: Clock, wake: Callable[[], None]) -> None:
         self._config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
         self._shown: dict[str, tuple[str, ...]] = {}
         self.unrecorded = 0
@@ -71,7 +96,7 @@ class Events:
     def _accept(self, event: Event) -> None:
         try:
             self._outbox.append(encode(event))
-        except StorageError as exc:
+        except SkerryError as exc:
             if not self.unrecorded:
                 _log.error("events are not recorded: %s", exc)
             self.unrecorded += 1

@@ -75,9 +75,12 @@ def describe(status: dict[str, Any]) -> str:
         )
     if latency := status.get("latency"):
         lines.append(f"latency   p50 {latency['p50_ms']:.1f} ms, p99 {latency['p99_ms']:.1f} ms (capture to answer)")
-    if outbox := status.get("outbox"):
+    if (outbox := status.get("outbox")) and not status.get("link"):
         waiting = outbox["accepted"] - outbox["delivered"]
         lines.append(f"events    {outbox['accepted']} accepted, {outbox['delivered']} delivered, {waiting} waiting")
+    if link := status.get("link"):
+        state = "connected" if link["connected"] else f"OUT OF REACH: {link['why']}"
+        lines.append(f"hub       {link['hub']} as {link['device']}: {state}; {link['waiting']} events wait")
     return "\n".join(lines)
 
 

@@ -49,6 +49,19 @@ class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     failing: str | None
 
 
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The link to the hub. ``waiting`` events are accepted and not acknowledged; the counts are since the start."""
+
+    device: str
+    hub: str
+    connected: bool
+    why: str | None
+    waiting: int
+    acknowledged: int
+    lost: int
+    refused: int
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent says about itself."""
 
@@ -64,6 +77,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, SourceStatus]
     latency: Latency | None
     outbox: OutboxStatus
+    link: LinkStatus | None = None
 
 
 @contextlib.asynccontextmanager

@@ -73,7 +73,7 @@ class Outbox:
         new_id: Callable[[], str],
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
-        self._folder, self._disk, self._max_bytes, self._segment_bytes = folder, disk, max_bytes, segment_bytes
+        self.folder, self._disk, self._max_bytes, self._segment_bytes = folder, disk, max_bytes, segment_bytes
         self._file_lock = threading.Lock()  # the open file: held while it is synced or exchanged; taken before _lock
         self._lock = threading.Lock()  # the numbers and the newest file's length
         disk.make_dirs(folder)
@@ -133,8 +133,8 @@ class Outbox:
             self._file.sync()  # before a newer file exists: only the newest may have a torn tail
             self._file.close()
             self._synced, self._file = self._last, None
-        file = self._disk.append(self._folder / f"{self._last + 1:020d}.log")
-        self._disk.sync_dir(self._folder)
+        file = self._disk.append(self.folder / f"{self._last + 1:020d}.log")
+        self._disk.sync_dir(self.folder)
         self._file, self._length = file, 0
         self._evict()
         return file
@@ -148,8 +148,13 @@ class Outbox:
 
     # Reading
 
-    def read(self) -> Batch | None:
-        """The next accepted events after the delivered ones, at most `BATCH_BYTES` of them; None if there are none."""
+    @property
+    def waiting(self) -> int:
+        """How many accepted events are still to be delivered."""
+        return self._synced - self.delivered
+
+    def read(self, limit: int = BATCH_BYTES) -> Batch | None:
+        """The next accepted events after the delivered ones, at most ``limit`` bytes; None if there are none."""
         first = self.delivered + 1
         if self._synced < first:
             return None
@@ -158,13 +163,13 @@ class Outbox:
         size = 0
         number, segment, offset = position.number, position.segment, position.offset
         for event, end in _records(segment, offset):
-            if number + len(events) > self._synced or (events and size + len(event) > BATCH_BYTES):
+            if number + len(events) > self._synced or (events and size + len(event) > limit):
                 break
             events.append(event)
             size += len(event)
             offset = end
         if not events:
-            return self._skip_damage(position)
+            return self._skip_damage(position, limit)
         self._reader = _Position(number + len(events), segment, offset)
         return Batch(number, tuple(events), number - first)
 
@@ -179,7 +184,7 @@ class Outbox:
         """
         if self.delivered == self._saved:
             return
-        self._disk.replace(self._folder / "cursor", b"%d\n" % self.delivered)
+        self._disk.replace(self.folder / "cursor", b"%d\n" % self.delivered)
         self._saved = self.delivered
         segments = self._segments()
         for path, following in itertools.pairwise(segments):
@@ -200,7 +205,7 @@ class Outbox:
             found, offset = found + 1, end
         return _Position(found, segment, offset)
 
-    def _skip_damage(self, position: _Position) -> Batch | None:
+    def _skip_damage(self, position: _Position, limit: int) -> Batch | None:
         """Goes on with the next file where this one cannot be read to its end: those events are lost, and counted."""
         later = [path for path in self._segments() if _first(path) > _first(position.segment)]
         if not later:
@@ -208,7 +213,7 @@ class Outbox:
         self._reader = _Position(_first(later[0]), later[0], 0)
         lost = _first(later[0]) - self.delivered - 1
         self.delivered = _first(later[0]) - 1
-        batch = self.read()
+        batch = self.read(limit)
         return None if batch is None else Batch(batch.first, batch.events, batch.lost + lost)
 
     def close(self) -> None:
@@ -221,14 +226,14 @@ class Outbox:
     # Opening
 
     def _open_stream(self, new_id: Callable[[], str]) -> str:
-        path = self._folder / "stream"
+        path = self.folder / "stream"
         if not path.exists():
             self._disk.replace(path, new_id().encode("ascii"))
         return path.read_text(encoding="ascii").strip()
 
     def _load_cursor(self) -> int:
         try:
-            return int((self._folder / "cursor").read_bytes())
+            return int((self.folder / "cursor").read_bytes())
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -250,7 +255,7 @@ class Outbox:
         self._last = self._synced = _first(newest) + count - 1
 
     def _segments(self) -> list[Path]:
-        return sorted(self._folder.glob("*.log"))
+        return sorted(self.folder.glob("*.log"))
 
 
 def _record(event: bytes) -> bytes:

@@ -17,11 +17,11 @@ import google_crc32c
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from skerry.bundle import Bundle, unpack
+from skerry.bundle import Bundle, Choose, unpack
 from skerry.disk import Disk
 from skerry.documents import parse
 from skerry.errors import BundleError, DigestMismatch, FormatError
-from skerry.manifest import Manifest, Variant
+from skerry.manifest import Manifest
 from skerry.update import Record
 from skerry.wire import ProofReport
 
@@ -75,11 +75,15 @@ class Records:
 class Fetcher(Protocol):
     """Where a release comes from."""
 
-    def open(self, release: str) -> BinaryIO:
-        """The release's ``.skb`` stream. Raises `SkerryError` if it cannot be had just now."""
+    def fetch(self, release: str, slots: Slots, choose: Choose) -> None:
+        """Brings the release into its slot. Raises `SkerryError` if it cannot be had just now, or must not be used."""
 
     def done(self, release: str) -> None:
         """The release is in its slot: its source need not be kept."""
+
+
+# Hands over what a release is made of, as `skerry.bundle.unpack` does.
+Take = Callable[[Sequence[ec.EllipticCurvePublicKey], Callable[[str, Iterable[bytes]], None]], Bundle]
 
 
 class Slots:
@@ -99,8 +103,12 @@ class Slots:
     def manifest(self, release: str) -> Manifest:
         return Manifest.parse((self.folder(release) / "bundle.json").read_bytes())
 
-    def stage(self, release: str, source: BinaryIO, choose: Callable[[Manifest], Collection[Variant]]) -> Bundle:
-        """Takes a release from a stream into its slot. Nothing of it is left if it is refused.
+    def stage(self, release: str, source: BinaryIO, choose: Choose) -> Bundle:
+        """Takes a release from a ``.skb`` stream into its slot, as `take` does."""
+        return self.take(release, lambda trusted, keep: unpack(source, trusted, keep, choose))
+
+    def take(self, release: str, take: Take) -> Bundle:
+        """Takes a release into its slot. Nothing of it is left if it is refused.
 
         Raises:
             BundleError: it is not what was signed by a trusted key, or not the release that was asked for.
@@ -111,9 +119,7 @@ class Slots:
         folders = {part}
         try:
             self._disk.mkdir(part)
-            bundle = unpack(
-                source, self._trusted, lambda name, chunks: self._keep(part / name, chunks, folders), choose
-            )
+            bundle = take(self._trusted, lambda name, chunks: self._keep(part / name, chunks, folders))
             if bundle.release != release:
                 raise DigestMismatch(f"asked for release {release[:12]}, got {bundle}")  # noqa: TRY301 - cleaned up below
             for folder in sorted(folders, reverse=True):
@@ -182,6 +188,10 @@ class Inbox:
             raise BundleError(
                 f"release {release[:12]} is not in the inbox; hand it in with `skerry agent install`"
             ) from exc
+
+    def fetch(self, release: str, slots: Slots, choose: Choose) -> None:
+        with self.open(release) as source:
+            slots.stage(release, source, choose)
 
     def done(self, release: str) -> None:
         self._disk.unlink(self.path(release))

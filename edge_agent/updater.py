@@ -229,8 +229,7 @@ class Updater:
         return Fetched()
 
     def _stage(self, target: str) -> None:
-        with self._tools.fetcher.open(target) as source:
-            self._tools.slots.stage(target, source, lambda manifest: eligible(manifest, self._tools.facts))
+        self._tools.fetcher.fetch(target, self._tools.slots, lambda manifest: eligible(manifest, self._tools.facts))
 
     async def _prove(self) -> Happening:
         await self._serve()

@@ -239,6 +239,38 @@ def unpack(
     return bundle
 
 
+def gather(
+    raw_manifest: bytes,
+    raw_signature: bytes,
+    read: Callable[[str], Iterable[bytes]],
+    trusted: Sequence[ec.EllipticCurvePublicKey],
+    keep: Callable[[str, Iterable[bytes]], None],
+    choose: Choose = every_variant,
+) -> Bundle:
+    """As `unpack`, but file by file: ``read`` gives the bytes of a digest, and only of files that are wanted.
+
+    Raises:
+        BundleError: see `skerry.errors`.
+    """
+    bundle = view(raw_manifest, raw_signature, trusted)
+    keep("bundle.json", [raw_manifest])
+    keep("bundle.sig", [raw_signature])
+    for path in sorted(_wanted(bundle, choose) - {"bundle.json"}):
+        sha = hashlib.sha256()
+        keep(path, _hashed(_limited(path, read(bundle.signed[path]), bundle.limit(path)), sha.update))
+        _compare(path, sha.hexdigest(), bundle.signed)
+    return bundle
+
+
+def _limited(path: str, chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"{path} has more than the {limit} bytes that are expected")
+        yield chunk
+
+
 def _first(members: Iterator[archive.Member], name: str, limit: int) -> bytes:
     member = next(members, None)
     if member is None or member.name != name:

@@ -186,7 +186,8 @@ class Rollouts:
         """Stores a step: the log's line, the rollout after it, and every wish that it changes."""
         now = self._clock.utc().ms
         after = advance(rollout, event, now)
-        why = next(iter(vars(event).values()))
+        ((field, said),) = vars(event).items()
+        why = f"by {said}" if field == "by" else said
         line = {
             "rollout": int(rollout.id),
             "step": after.step,
