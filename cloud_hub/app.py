@@ -8,6 +8,7 @@ import logging
 import random  # noqa: TID251 - the composition root
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,7 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         names: what the hub is reached by; the first is given to devices.
         broker: an external broker; None for the embedded one.
+        broker_at: where devices reach the broker, if that is elsewhere.
         tick_s: how often open rollouts are looked at.
     """
 
@@ -57,6 +59,7 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     mqtt_port: Port = 8883
     names: tuple[str, ...] = ("localhost",)
     broker: Broker | None = None
+    broker_at: Broker | None = None
     tick_s: float = 1.0
 
 
@@ -66,6 +69,16 @@ class Operator(msgspec.Struct, frozen=True):
     url: str
     ca: str
     token: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What everything stands on."""
+
+    store: Store
+    disk: Disk
+    clock: SystemClock
+    reached: Reached
 
 
 @contextlib.contextmanager
@@ -100,7 +113,7 @@ def serve(config: HubConfig, profile: Path | None, reached: Reached, say: Callab
         for line in _first_operator(store, authority, disk, data, public_url, profile):
             say(line)
         broker, child = _broker(config, authority, server, stack)
-        services, link = _build(store, authority, broker, public_url, data, disk, clock, reached)
+        services, link = _build(Parts(store, disk, clock, reached), authority, broker, config, public_url)
 
         @contextlib.asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -157,30 +170,24 @@ def _broker(
 
 
 def _build(
-    store: Store,
-    authority: Authority,
-    broker: Broker,
-    public_url: str,
-    data: Path,
-    disk: Disk,
-    clock: SystemClock,
-    reached: Reached,
+    parts: Parts, authority: Authority, broker: Broker, config: HubConfig, public_url: str
 ) -> tuple[Services, HubLink]:
+    store, disk, clock = parts.store, parts.disk, parts.clock
     run, boot = new_id(), boot_id()
     wishes = Wishes(store, authority, clock)
-    inbound = Inbound(store, clock, boot, new_id, wishes.of, reached)
+    inbound = Inbound(store, clock, boot, new_id, wishes.of, parts.reached)
     client = authority.client()
     context = mqtt.tls(authority.ca, client.certificate, client.key)
     uniform = random.SystemRandom().uniform
     link = HubLink(broker, context, inbound, wishes, clock, Backoff(0.2, 5.0, uniform), Who(run, boot, new_id))
-    blobs = Blobs(data / "blobs", disk, new_id)
+    blobs = Blobs(Path(config.data).absolute() / "blobs", disk, new_id)
     services = Services(
         store=store,
         authority=authority,
         blobs=blobs,
         registry=Registry(store, blobs, clock),
-        devices=Devices(store, authority, broker, clock, new_id),
-        rollouts=Rollouts(store, clock, reached),
+        devices=Devices(store, authority, config.broker_at or broker, clock, new_id),
+        rollouts=Rollouts(store, clock, parts.reached),
         clock=clock,
         new_id=new_id,
         public_url=public_url,

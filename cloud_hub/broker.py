@@ -165,7 +165,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s broker: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("amqtt").setLevel(logging.ERROR)
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # a client that leaves is no error of ours
     logging.getLogger("transitions").setLevel(logging.ERROR)
     settings = msgspec.json.decode(sys.stdin.readline(), type=Settings)
 

@@ -30,6 +30,11 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--mqtt", choices=("3.1.1", "5"), default="3.1.1", help="what that broker is spoken to (default: 3.1.1)"
     )
+    serve.add_argument(
+        "--broker-at",
+        metavar="HOST:PORT",
+        help="where devices reach the broker, if that is elsewhere (port forwarding)",
+    )
     config = commands.add_parser("broker-config", help="write Mosquitto's configuration for this fleet")
     config.add_argument("--port", type=int, default=8883, metavar="N", help="where Mosquitto listens (default: 8883)")
     for command in (serve, config):
@@ -68,6 +73,7 @@ def _serve(options: argparse.Namespace, data: Path) -> int:
         mqtt_port=options.mqtt_port,
         names=tuple(options.name) or ("localhost",),
         broker=_broker(options.broker, options.mqtt) if options.broker else None,
+        broker_at=_broker(f"mqtts://{options.broker_at}", options.mqtt) if options.broker_at else None,
     )
     return app.serve(config, config_folder(os.environ) / "hub.json", crash_point(os.environ), _say)
 
@@ -79,7 +85,7 @@ def _broker(url: str, protocol: str) -> Broker:
     except ValueError:
         port = 0
     if parts.scheme != "mqtts" or not parts.hostname or not port or parts.path.strip("/"):
-        raise UsageError(f"--broker {url!r}: expected mqtts://HOST:PORT")
+        raise UsageError(f"{url!r} is no address of a broker; expected mqtts://HOST:PORT")
     return Broker(host=parts.hostname, port=port, protocol=protocol)  # type: ignore[arg-type] # argparse held it to these
 
 

@@ -57,6 +57,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25  # how often a change is looked for
 _CURSOR_S = 5.0
+_TIMEOUT_S = 3.0  # for the broker to answer; half the keepalive, if that is more
 _SMALLEST_BATCH = 2 << 10
 _QUICK_S, _SLOW_S = 0.5, 2.0  # an acknowledgement that takes less, or more, makes the next batch larger, or smaller
 
@@ -189,7 +190,7 @@ class Link:
             self._context,
             will,
             keepalive_s=self._t.config.keepalive_s,
-            timeout_s=max(10.0, self._t.config.ack_s),
+            timeout_s=max(_TIMEOUT_S, self._t.config.keepalive_s / 2),
         )
         async with client:
             down = ACK.path(self._tenant, self.device).removesuffix(ACK.kind)
