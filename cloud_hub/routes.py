@@ -184,7 +184,7 @@ def release_routes(s: Services, doors: Doors) -> APIRouter:
     Either = Annotated[str, Depends(doors.either)]  # noqa: N806 - a type
 
     @api.put("/v1/blobs/sha256/{sha256}", status_code=204, openapi_extra=_RAW_BODY)
-    async def put_blob(sha256: str, request: Request, _: Operator) -> None:
+    async def put_blob(sha256: doc.Digest, request: Request, _: Operator) -> None:
         """Keeps a file under its digest."""
         chunks = request.stream().__aiter__()
 
@@ -195,7 +195,7 @@ def release_routes(s: Services, doors: Doors) -> APIRouter:
         await anyio.to_thread.run_sync(s.blobs.put, sha256, arriving())
 
     @api.get("/v1/blobs/sha256/{sha256}", response_class=FileResponse)
-    def get_blob(sha256: str, _: Either) -> FileResponse:
+    def get_blob(sha256: doc.Digest, _: Either) -> FileResponse:
         """A file by its digest; ranges are served."""
         return FileResponse(s.blobs.path(sha256), media_type="application/octet-stream")
 
@@ -259,7 +259,7 @@ def rollout_routes(s: Services, doors: Doors) -> APIRouter:
         return _rollout(s, number)
 
     @api.post("/v1/rollouts/{number}/{action}")
-    def act(number: doc.Id, action: str, by: Operator) -> doc.Rollout:
+    def act(number: doc.Id, action: doc.Action, by: Operator) -> doc.Rollout:
         """An operator's word: start, pause, resume, take-back or abort."""
         s.rollouts.act(number, action, by)
         return _rollout(s, number)

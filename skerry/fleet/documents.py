@@ -14,6 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", descri
 Size = Annotated[
     str, Field(max_length=16, pattern=r"^[0-9.]+%?$", description="a count such as 3, or a share such as 25%")
 ]
+Action = Literal["start", "pause", "resume", "take-back", "abort"]
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 

@@ -109,7 +109,9 @@ def test_a_birth_is_answered_with_the_wish_and_what_the_hub_has(parts):
     wishes = [a for a in answers if a.topic == desired_path(TENANT, device)]
     desired = open_desired(wishes[0].payload, parts.services.authority.desired.public_key(), device)
     assert desired.apps == {"main": Wish(release=RELEASE)}
-    acks = {ack.stream: ack.last_seq for a in answers if "/ack" in a.topic for ack in [unpack("ack", Ack, a.payload)[1]]}
+    acks = {
+        ack.stream: ack.last_seq for a in answers if "/ack" in a.topic for ack in [unpack("ack", Ack, a.payload)[1]]
+    }
     assert acks == {"s0": 0, "s1": 3}
 
 

@@ -28,7 +28,9 @@ def folder(tmp_path):
 def story(path, seed, kill_at=0):
     """Plays it; returns the decision logs, the hub, and the devices."""
     source = random.Random(seed)
-    devices = [SimulatedDevice("abcdefghijklmnopqrstuvwxy" + "abcde"[n], random.Random(f"{seed} {n}")) for n in range(5)]
+    devices = [
+        SimulatedDevice("abcdefghijklmnopqrstuvwxy" + "abcde"[n], random.Random(f"{seed} {n}")) for n in range(5)
+    ]
     devices[0].refuses = {2: "its answers differ"}
     start = source.randrange(10, 25)
     devices[4].away = [(start, start + source.randrange(30, 60))]

@@ -84,7 +84,7 @@ def test_packets_that_are_dropped_without_a_word_lose_nothing(hosts, device):
 )
 def test_a_bad_wire_loses_nothing(hosts, device, loss, delay_s, rate):
     wire, hub = hosts
-    d = device(link={**LINK, "keepalive_s": 20, "ack_s": 20})
+    d = device(link={**LINK, "keepalive_s": 10, "ack_s": 12})
     d.wait("connected", lambda s: s["connected"])
     wire.loss, wire.delay_s, wire.rate = loss, delay_s, rate
     emitted = d.status()["emitted"]

@@ -65,6 +65,7 @@ class Linked:
         self.process.wait(10)
 
     def end_events(self) -> None:
+        self.wait("it runs, and hears signals", bool)
         self.process.send_signal(signal.SIGUSR1)
 
     def status(self) -> dict[str, Any]:
@@ -82,7 +83,9 @@ class Linked:
             if self.process is not None and self.process.poll() is not None:
                 raise AssertionError(f"it ended: {(self.folder / 'said.txt').read_text()[-2000:]}")
             time.sleep(0.05)
-        raise AssertionError(f"not within {timeout_s} s: {what}; {self.status()}\n{(self.folder / 'said.txt').read_text()[-1500:]}")
+        raise AssertionError(
+            f"not within {timeout_s} s: {what}; {self.status()}\n{(self.folder / 'said.txt').read_text()[-1500:]}"
+        )
 
 
 def event(number: int, clock: SystemClock) -> bytes:

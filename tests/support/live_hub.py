@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import needs
@@ -85,10 +85,9 @@ class LiveHub:
             self.start_mosquitto()
             return
         assert self.process is not None
-        found = subprocess.run(
-            ["pgrep", "-P", str(self.process.pid), "-f", "cloud_hub.broker"], capture_output=True, text=True, check=True
-        )
-        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        find = ["pgrep", "-P", str(self.process.pid), "-f", "cloud_hub.broker"]
+        found = self.wait("its broker", lambda: subprocess.run(find, capture_output=True, check=False).stdout, 20)
+        os.kill(int(found.split()[0]), signal.SIGKILL)
 
     def start(self, *, wait: bool = True, **environment: str) -> None:
         arguments = ["hub", "serve", "--data", str(self.data), "--port", str(self.port)]
@@ -171,5 +170,3 @@ def each_once(events: Sequence[Event]) -> dict[str, list[int]]:
 def whole(numbers: Sequence[int]) -> bool:
     """Whether no number is missing, from 1 on."""
     return list(numbers) == list(range(1, len(numbers) + 1))
-
-

@@ -212,6 +212,9 @@ class SimulatedDevice:
     returns: dict[int, str] = field(default_factory=dict)
     away: list[tuple[float, float]] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
+    pace: float = 1.0
+    key: ec.EllipticCurvePublicKey = field(default_factory=KEY.public_key)
+    versions: dict[str, int] = field(default_factory=lambda: {r: v for v, r in RELEASES.items()})
 
     def __post_init__(self) -> None:
         self.desired: Desired | None = None
@@ -234,7 +237,7 @@ class SimulatedDevice:
         """Goes on with its update, if its time has come."""
         wanted = self.desired.apps["main"].release if self.desired and "main" in self.desired.apps else None
         if wanted and self.state == "idle" and wanted != self.active and wanted not in self.rejected:
-            self.state, self.target, self.due_ms = "proving", wanted, now_ms + self.random.randrange(2000, 9000)
+            self.state, self.target, self.due_ms = "proving", wanted, now_ms + self._in(2000, 9000)
         elif self.state == "proving" and now_ms >= self.due_ms:
             self._proved(now_ms)
         elif self.state == "probation" and now_ms >= self.due_ms:
@@ -243,17 +246,20 @@ class SimulatedDevice:
             self.seq += 1
             self.pending.append(b'{"kind":"seen","n":%d}' % self.seq)
 
+    def _in(self, least_ms: int, most_ms: int) -> int:
+        return int(self.random.randrange(least_ms, most_ms) / self.pace)
+
     def _proved(self, now_ms: int) -> None:
-        why = self.refuses.get(version(self.target))
+        why = self.refuses.get(self.versions.get(self.target or ""))
         if why is not None:
             self.rejected[self.target] = why
             self.state, self.target = "idle", None
             return
-        self.active, self.state, self.due_ms = self.target, "probation", now_ms + self.random.randrange(3000, 6000)
+        self.active, self.state, self.due_ms = self.target, "probation", now_ms + self._in(3000, 6000)
         self.ran.append(self.active)
 
     def _watched(self, now_ms: int) -> None:
-        why = self.returns.get(version(self.target))
+        why = self.returns.get(self.versions.get(self.target or ""))
         if why is not None:
             self.rejected[self.target] = why
             self.active = self.good
@@ -271,7 +277,9 @@ class SimulatedDevice:
             bodies.append((BIRTH, birth))
         bodies.append((REPORTED, self._report(now_ms)))
         if self.pending:
-            batch = Batch(stream=self.id, first_seq=self.acked + 1, lost=0, events=[msgspec.Raw(e) for e in self.pending])
+            batch = Batch(
+                stream=self.id, first_seq=self.acked + 1, lost=0, events=[msgspec.Raw(e) for e in self.pending]
+            )
             bodies.append((EVENTS, batch))
         sent = Sent(utc_ms=now_ms, mono_ms=now_ms - START_MS, boot="b", trust=Trust.RTC)
         return [(topic.path(TENANT, self.id), pack(topic.kind, body, sent, "i")) for topic, body in bodies]
@@ -296,7 +304,7 @@ class SimulatedDevice:
 
     def hears(self, topic: str, payload: bytes) -> None:
         if topic == desired_path(TENANT, self.id):
-            desired = open_desired(payload, KEY.public_key(), self.id)
+            desired = open_desired(payload, self.key, self.id)
             assert self.desired is None or desired.version >= self.desired.version, "a version fell"
             if self.desired is None or desired.version > self.desired.version:
                 self.desired = desired
@@ -308,10 +316,6 @@ class SimulatedDevice:
             if ack.last_seq > self.acked:
                 self.pending = self.pending[ack.last_seq - self.acked :]
                 self.acked = ack.last_seq
-
-
-def version(release: str | None) -> int:
-    return next((v for v, r in RELEASES.items() if r == release), 0)
 
 
 def rows(devices: list[SimulatedDevice]) -> list[dict[str, Any]]:
@@ -366,7 +370,9 @@ class Fleet:
                 if f"/{device.id}/" in message.topic and device.here(self.now_ms):
                     device.hears(message.topic, message.payload)
 
-    def roll_out(self, number: int, policy: Policy, waves: list[str], until: tuple[str, ...], seconds: int) -> list[Any]:
+    def roll_out(
+        self, number: int, policy: Policy, waves: list[str], until: tuple[str, ...], seconds: int
+    ) -> list[Any]:
         """Starts a rollout, and goes on until it is in one of the states; its decision log."""
         rollout = self.hub.ask("draft", self.now_ms, release(number), policy, waves)
         try:
