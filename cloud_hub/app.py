@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import random  # noqa: TID251 - the composition root
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -136,6 +137,8 @@ def serve(config: HubConfig, profile: Path | None, reached: Reached, say: Callab
             timeout_graceful_shutdown=5,
             server_header=False,
         )
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, lambda *_: None)  # uvicorn stops in order, and then raises it again: we are not done
         uvicorn.Server(settings).run([listener])
     return 0
 

@@ -6,6 +6,7 @@ mosquitto.conf(5): with ``use_identity_as_username`` the name in the certificate
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from skerry.disk import Disk
 
 _CONFIG = """\
 # Written by `skerry hub broker-config`; written anew by the next one.
+# It runs as the hub's own user, who may read the keys; Mosquitto changes to another one if it is started as root.
+user {user}
 per_listener_settings false
 persistence false
 allow_anonymous false
@@ -45,7 +48,13 @@ def write_config(folder: Path, authority: Authority, names: Sequence[str], port:
     """Writes the configuration, the ACL, and a certificate for ``names``; returns the configuration's path."""
     disk.make_dirs(folder)
     pair = authority.server(names, "mosquitto")
-    values = {"ca": authority.ca, "certificate": pair.certificate, "key": pair.key, "acl": folder / "acl"}
+    values = {
+        "ca": authority.ca,
+        "certificate": pair.certificate,
+        "key": pair.key,
+        "acl": folder / "acl",
+        "user": getpass.getuser(),
+    }
     disk.replace(folder / "acl", _ACL.format(hub=HUB, tenant=TENANT).encode("ascii"))
     text = _CONFIG.format(port=port, max_packet=MAX_PACKET, **values)
     disk.replace(folder / "mosquitto.conf", text.encode("utf-8"))

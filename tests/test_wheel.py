@@ -119,3 +119,28 @@ def test_the_agents_own_tests_pass_on_the_oldest_python_it_promises(wheel, tmp_p
     # From another folder: what is tested is the wheel, not the checkout.
     done = run(str(bin_folder / "python"), "-m", "pytest", *pytest_options, *suites, ok=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_a_hub_and_an_operator_need_one_extra_each(wheel, tmp_path):
+    hub_folder = environment(tmp_path / "hub", sys.executable, f"{wheel}[hub]")
+    client_folder = environment(tmp_path / "client", sys.executable, f"{wheel}[client]")
+    home = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": "/usr/bin:/bin"}
+    serve = [
+        str(hub_folder / "skerry"),
+        "hub",
+        "serve",
+        "--data",
+        str(tmp_path / "data"),
+        "--port",
+        "0",
+        "--mqtt-port",
+        "0",
+    ]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=home, cwd=tmp_path) as hub:
+        try:
+            assert any("the hub is at" in line for line in hub.stdout)
+            devices = run(str(client_folder / "skerry"), "fleet", "devices", env=home, cwd=tmp_path)
+            assert "no devices yet" in devices.stdout
+        finally:
+            hub.terminate()
+    assert hub.returncode == 0

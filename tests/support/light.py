@@ -1,4 +1,4 @@
-"""Light devices: they speak the real wire to a real hub, with a key and certificate each, and only pretend to run models.
+"""Light devices: they speak the real wire to a real hub, each with a key of its own, and only pretend to run models.
 
 Many of them live in one process, on one event loop in a thread.
 """
@@ -66,6 +66,7 @@ class LightFleet:
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.5), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def fault(self) -> BaseException | None:
         """What went wrong in a device, if something did."""

@@ -1,6 +1,6 @@
 """A device with the real link and the real outbox, and no vision: a process of its own for tests of the network.
 
-``python linked.py OPTIONS`` (JSON). It writes ``status.json`` beside its data ten times a second; SIGUSR1 ends the events.
+``python linked.py OPTIONS`` (JSON). It writes ``status.json`` ten times a second; SIGUSR1 ends the events.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ async def run(options: dict[str, Any]) -> None:
     me = enrol(Claim.parse(options["token"]), options["name"], folder / "identity", disk)
     lanes = Lanes(folder / "outbox", disk, options.get("max_mib", 64) << 20, new_id)
     number = lanes.live.accepted
-    for number in range(number + 1, number + options.get("waiting", 0) + 1):
+    for _ in range(options.get("waiting", 0)):
+        number += 1
         lanes.append(event(number, clock))
     lanes.sync()
     seen: list[Desired] = []

@@ -29,7 +29,7 @@ HUB, DEVICE, OPERATOR = "10.77.0.1", "10.77.0.2", "10.78.0.2"  # the last is the
 
 
 class Wire:
-    """The bad wire. ``loss`` 0 to 1, ``delay_s`` one way, ``rate`` in bytes a second (0: none), ``cut``: nothing passes.
+    """The bad wire: ``loss`` 0 to 1, ``delay_s`` one way, ``rate`` in bytes a second (0: any), ``cut``: nothing passes.
 
     Use as a context manager.
     """

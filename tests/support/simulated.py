@@ -148,7 +148,7 @@ def _child(path: Path, source: int, sink: int, kill_at: int) -> None:
         inbound = Inbound(store, clock, "hub", lambda: str(next(numbers)), wish, reached)
         rollouts = Rollouts(store, clock, reached)
         calls = {
-            "take": lambda messages: inbound.take(messages),
+            "take": inbound.take,
             "tick": lambda: (rollouts.tick(), behind())[1],
             "draft": lambda release, policy, waves: rollouts.draft(
                 release, store.read(lambda c: c.execute(tables.devices.select()).all()), "1", waves, policy

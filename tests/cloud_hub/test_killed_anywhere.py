@@ -1,6 +1,6 @@
 """kill -9 of the hub at every persisted step of rollouts: nothing happens twice, nothing is forgotten.
 
-The story has a good release, one that the canary refuses, one that a later wave returns from, and a device that is away.
+The story: a good release, one that the canary refuses, one that a later wave returns from; one device is absent.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def folder(tmp_path):
 def story(path, seed, kill_at=0):
     """Plays it; returns the decision logs, the hub, and the devices."""
     source = random.Random(seed)
-    devices = [
-        SimulatedDevice("abcdefghijklmnopqrstuvwxy" + "abcde"[n], random.Random(f"{seed} {n}")) for n in range(5)
-    ]
+    devices = [SimulatedDevice("abcdefghijklmnopqrstuvwxy" + n, random.Random(f"{seed} {n}")) for n in "abcde"]
     devices[0].refuses = {2: "its answers differ"}
     start = source.randrange(10, 25)
     devices[4].away = [(start, start + source.randrange(30, 60))]
