@@ -194,7 +194,9 @@ def _next_version(
     row = connection.execute(sa.select(devices).where(devices.c.id == device)).one()
     changed = {} if apps is None else {"apps": msgspec.json.encode(apps)}
     version = max(row.desired_version, row.seen_version) + 1
-    values = {"desired_version": version, "cleared": msgspec.json.encode(list(cleared)), **changed}
+    unseen = msgspec.json.decode(row.cleared, type=list[str]) if row.seen_version < row.desired_version else []
+    together = list(dict.fromkeys([*unseen, *cleared]))
+    values = {"desired_version": version, "cleared": msgspec.json.encode(together), **changed}
     connection.execute(sa.update(devices).where(devices.c.id == device).values(**values))
 
 

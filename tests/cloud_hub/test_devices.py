@@ -126,12 +126,15 @@ def test_a_hub_whose_disk_was_restored_speaks_above_what_devices_have_seen(parts
     assert desired_of(parts.services.devices.get(device)).version == 43, "wishing the same again is no new wish"
 
 
-def test_a_clearing_is_said_in_one_version_alone(parts):
+def test_a_clearing_is_said_until_it_is_seen(parts):
     device, _ = join(parts)
     give(parts, device)
     parts.services.devices.clear(device, RELEASE)
     assert desired_of(parts.services.devices.get(device)).cleared == [RELEASE]
     give(parts, device, "e" * 64)
+    assert desired_of(parts.services.devices.get(device)).cleared == [RELEASE], "not seen yet: said again"
+    parts.say(BIRTH, device, birth(seen_version=3))
+    give(parts, device, "d" * 64)
     assert desired_of(parts.services.devices.get(device)).cleared == []
 
 
