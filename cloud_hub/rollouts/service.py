@@ -230,7 +230,7 @@ class Rollouts:
             row.id: evidence(row.id, rollout.app, rollout.release, _reported(row), _heard_ms(row), now) for row in rows
         }
         found = {device: found[device] for wave in rollout.waves for device in wave if device in found}
-        if rollout.state in (State.TAKING_BACK, State.TAKEN_BACK):
+        if rollout.state is State.TAKING_BACK:
             verdict = _all_back(rollout, rows, policy, now)
         elif rollout.state in (State.RUNNING, State.ASKING):
             ran_out = rollout.due_ms is not None and now >= rollout.due_ms
