@@ -49,6 +49,7 @@ from skerry.wire import Desired, ProofReport
 
 KEY = ec.derive_private_key(0x5EA, ec.SECP256R1())
 START_MS = 1_795_500_000_000
+STEP_MS = 2000
 RELEASES = {version: f"{version:x}" * 64 for version in range(1, 10)}
 
 
@@ -149,7 +150,7 @@ def _child(path: Path, source: int, sink: int, kill_at: int) -> None:
         rollouts = Rollouts(store, clock, reached)
         calls = {
             "take": inbound.take,
-            "tick": lambda: (rollouts.tick(), behind())[1],
+            "tick": lambda: (rollouts.tick(), (behind(), {int(r.id): r.state.value for r, _ in rollouts.all()}))[1],
             "draft": lambda release, policy, waves: rollouts.draft(
                 release, store.read(lambda c: c.execute(tables.devices.select()).all()), "1", waves, policy
             ),
@@ -343,7 +344,7 @@ def release(number: int) -> Release:
 
 
 class Fleet:
-    """Hub and devices, a second at a time."""
+    """Hub and devices, a step of the clock at a time."""
 
     def __init__(self, hub: SimulatedHub, devices: list[SimulatedDevice]) -> None:
         self.hub, self.devices = hub, devices
@@ -351,8 +352,8 @@ class Fleet:
         self._born: set[str] = set()
         hub.ask("join", self.now_ms, rows(devices))
 
-    def second(self) -> None:
-        self.now_ms += 1000
+    def step(self) -> None:
+        self.now_ms += STEP_MS
         says = []
         for device in self.devices:
             device.live(self.now_ms)
@@ -362,7 +363,8 @@ class Fleet:
             says += device.says(self.now_ms, born=device.id not in self._born)
             self._born.add(device.id)
         self._deliver(self.hub.ask("take", self.now_ms, says))
-        self._deliver(self.hub.ask("tick", self.now_ms))
+        messages, self.states = self.hub.ask("tick", self.now_ms)
+        self._deliver(messages)
 
     def _deliver(self, messages: list[Outgoing]) -> None:
         for message in messages:
@@ -380,9 +382,9 @@ class Fleet:
         except KilledHub:
             if self.hub.ask("view", self.now_ms, rollout).rollout.state == "draft":
                 self.hub.ask("act", self.now_ms, rollout, "start", "me")
-        for _ in range(seconds):
-            self.second()
-            view = self.hub.ask("view", self.now_ms, rollout)
-            if view.rollout.state.value in until:
-                return view.log
+        for _ in range(seconds * 1000 // STEP_MS):
+            self.step()
+            if self.states[rollout] in until:
+                return self.hub.ask("view", self.now_ms, rollout).log
+        view = self.hub.ask("view", self.now_ms, rollout)
         raise AssertionError(f"not {until} within {seconds} s: {view.rollout.state} {view.verdict} {view.standing}")
