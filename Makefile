@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
 test: check assets
-	$(BIN)/pytest -q -n 2 --dist loadgroup -m slow
+	$(BIN)/pytest -q -n 3 --dist loadgroup -m slow # three on two cores: the tests of the network wait most of the time
 
 assets: $(STAMP)
 	@$(BIN)/python scripts/fetch_assets.py $@
