@@ -9,16 +9,24 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from cloud_hub.cli import parser as hub_parser
 from compiler.cli import parser as compile_parser
 from compiler.recipe import Recipe
 from edge_agent.cli import parser as agent_parser
 from edge_agent.config import AgentConfig
 from skerry import inspect
 from skerry.config import convert
+from skerry.fleet.cli import parser as fleet_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("models/*/README.md"))]
-PARSERS = {"compile": compile_parser, "agent": agent_parser, "inspect": inspect.parser}
+PARSERS = {
+    "compile": compile_parser,
+    "agent": agent_parser,
+    "inspect": inspect.parser,
+    "hub": hub_parser,
+    "fleet": fleet_parser,
+}
 
 
 def commands():
