@@ -57,7 +57,11 @@ class LiveHub:
             config = ["hub", "broker-config", "--data", str(self.data), "--port", str(self.broker_port), *named]
             subprocess.run([*SKERRY, *config], check=True, capture_output=True)
             self.start_mosquitto()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
