@@ -33,7 +33,8 @@ check: $(STAMP)
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
 test: check assets
-	$(BIN)/pytest -q -n 3 --dist loadgroup -m slow # three on two cores: the tests of the network wait most of the time
+	# A file stays with one worker, which makes its hub or model once. Three on two cores: tests of the network mostly wait.
+	@$(BIN)/pytest -q -n 3 --dist loadfile -m slow
 
 assets: $(STAMP)
 	@$(BIN)/python scripts/fetch_assets.py $@

@@ -485,10 +485,9 @@ def has_vnni():
 
 
 def on_the_real_net(test):
-    """Marks a test of the compiled MobileNetV2; one worker runs them all, and compiles it once."""
+    """Marks a test of the compiled MobileNetV2."""
     for mark in (
         pytest.mark.slow,
-        pytest.mark.xdist_group("mobilenet"),
         pytest.mark.skipif(platform.machine() != "x86_64", reason="the variants are for x86-64"),
     ):
         test = mark(test)

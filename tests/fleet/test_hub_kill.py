@@ -10,7 +10,7 @@ from live_hub import LiveHub, each_once, whole
 from skerry.disk import CRASH_POINT
 from skerry.fleet.documents import Policy, RolloutIn
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kill")]
+pytestmark = pytest.mark.slow
 
 POLICY = Policy(soak_s=1, clock_s=60, offline_after_s=20)
 MOMENTS = ("before-commit", "in-transaction", "after-commit")

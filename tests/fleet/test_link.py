@@ -13,7 +13,7 @@ from linked import Linked
 from live_hub import BROKERS, LiveHub, each_once, whole
 from netns import HUB, OPERATOR, Wire, inside
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wire")]  # one wire at a time
+pytestmark = pytest.mark.slow
 
 LINK = {"keepalive_s": 4, "ack_s": 6, "longest_pause_s": 2, "report_s": 2}
 

@@ -13,7 +13,7 @@ from live_hub import LiveHub
 
 from skerry.fleet.documents import Policy, RolloutIn
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]
+pytestmark = pytest.mark.slow
 
 
 def look(url, folder, picture=None):
