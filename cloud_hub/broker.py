@@ -188,6 +188,7 @@ class EmbeddedBroker:
 
     def start(self) -> int:
         """Starts it and returns the port. Raises `HubError` if it cannot listen."""
+        self.stop()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cloud_hub.broker"],
             stdin=subprocess.PIPE,
@@ -215,8 +216,9 @@ class EmbeddedBroker:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()  # it keeps nothing
-            self._process.wait()
+            with self._process as ending:  # closes its pipes and waits
+                ending.kill()  # it keeps nothing
+            self._process = None
 
 
 @contextlib.contextmanager
