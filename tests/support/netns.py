@@ -14,6 +14,7 @@ import random
 import select
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing_extensions import Self
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI, _CLONE_NEWNET = 0x400454CA, 0x0001, 0x1000, 0x40000000
 _MTU = 1400
+_LOCK = Path(tempfile.gettempdir()) / "skerry-wire.lock"
 _QUEUE_BYTES = 256 << 10  # a router's buffer: what does not fit is dropped, as there
 
 HUB, DEVICE, OPERATOR = "10.77.0.1", "10.77.0.2", "10.78.0.2"  # the last is the hub's, on a good wire to the test
@@ -31,7 +33,7 @@ HUB, DEVICE, OPERATOR = "10.77.0.1", "10.77.0.2", "10.78.0.2"  # the last is the
 class Wire:
     """The bad wire: ``loss`` 0 to 1, ``delay_s`` one way, ``rate`` in bytes a second (0: any), ``cut``: nothing passes.
 
-    Use as a context manager.
+    Use as a context manager. There is one on a machine: a second waits, and clears what a killed one left.
     """
 
     def __init__(self) -> None:
@@ -39,14 +41,16 @@ class Wire:
         if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
             needs.missing("network namespaces and TUN devices need root")
         self.loss, self.delay_s, self.rate, self.cut = 0.0, 0.0, 0, False
-        tag = f"{os.getpid() % 10000}"
-        self.hub, self.device, self._veth = f"sk-hub-{tag}", f"sk-dev-{tag}", f"skv{tag}"
+        self.hub, self.device, self._veth = "skerry-hub", "skerry-device", "skerry-good"
         self._random = random.Random(7)
         self._stop = threading.Event()
+        self._fds: tuple[int, ...] = ()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        self.__exit__()
+        self._lock = _LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._clear()
         ends = {}
         for host, address in ((self.hub, HUB), (self.device, DEVICE)):
             _ip("netns", "add", host)
@@ -71,9 +75,13 @@ class Wire:
         self._stop.set()
         for thread in self._threads:
             thread.join(5)
-        for fd in getattr(self, "_fds", ()):
+        for fd in self._fds:
             os.close(fd)
         self._fds = ()
+        self._clear()
+        self._lock.close()
+
+    def _clear(self) -> None:
         subprocess.run(["ip", "link", "del", self._veth], check=False, capture_output=True)
         for host in (self.hub, self.device):
             subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
