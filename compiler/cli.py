@@ -15,9 +15,10 @@ from rich.table import Table
 from compiler import recipe, samples, target
 from compiler.candidate import Work
 from compiler.compare import Hop
+from compiler.evidence import Evidence
 from compiler.host import Host
 from compiler.pipeline import Compilation, Job
-from compiler.report import Evidence, hop_rows, timing_rows
+from compiler.report import hop_rows, timing_rows
 from skerry import signing
 from skerry.clock import SystemClock
 from skerry.disk import Disk

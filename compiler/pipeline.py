@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from compiler import compare, quantize
 from compiler.candidate import Candidate, Work, file_digest, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
+from compiler.evidence import Calibration, Evidence, Timing
 from compiler.host import Host
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.recipe import MIN_CALIBRATION_FRAMES, Recipe, Source
-from compiler.report import Calibration, Evidence, Timing, render_html
+from compiler.report import render_html
 from compiler.samples import Sample, Samples, spread
 from compiler.target import VariantPlan
 from skerry.disk import Disk

@@ -1,59 +1,11 @@
-"""What a compilation found, as JSON for machines and as one plain page for people."""
+"""What a compilation found, as tables for the terminal and as one plain page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
 
-import msgspec
-
-from compiler.candidate import Step
-from compiler.compare import Hop
-from skerry.wire import ProofReport
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """One thread, torch eager and every variant in turn; ratios are medians of per-round ratios."""
-
-    model: str
-    median_ms: float | None
-    times_torch: float | None
-    times_fp32: float | None
-    bytes: int
-
-
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """Which frames it was: ``digest`` names the calibration set."""
-
-    digest: str
-    frames: int
-    report_frames: int
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Statements about one release.
-
-    Attributes:
-        forced: refusals that --force overrode, in words. Empty for an honest release.
-        assumed: what the user did not say.
-        unmeasured: why, by variant that this machine cannot run.
-        lineage: digests of the code, the weights and the recipe, and each variant's passes.
-    """
-
-    release: str
-    name: str
-    version: int
-    hops: list[Hop]
-    timings: list[Timing]
-    proofs: list[ProofReport]
-    forced: list[str]
-    assumed: list[str]
-    unmeasured: dict[str, str]
-    calibration: Calibration
-    lineage: dict[str, str]
-    passes: dict[str, list[Step]]
-    tools: dict[str, str]
-    machine: list[str]
+from compiler.evidence import Evidence
 
 
 def hop_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:

@@ -1,0 +1,117 @@
+"""What a compilation found out about a release: statements, each with its numbers, that travel in the bundle."""
+
+from __future__ import annotations
+
+import msgspec
+
+from compiler.candidate import Step
+from compiler.compare import Hop
+from skerry.wire import ProofReport
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """One thread, torch eager and every variant in turn; ratios are medians of per-round ratios."""
+
+    model: str
+    median_ms: float | None
+    times_torch: float | None
+    times_fp32: float | None
+    bytes: int
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """Which frames it was: ``digest`` names the calibration set."""
+
+    digest: str
+    frames: int
+    report_frames: int
+
+
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """How one variant answers labelled samples that the search never saw, beside the fp32 reference, sample by sample.
+
+    Attributes:
+        metric: "top-1" or "AP50", in percent.
+        drop: points lost against the reference on these samples.
+        drop_at_most: upper end of the one-sided 95 % interval of the paired drop; this is what is held to the budget.
+        needs_more: how many more samples could show that the budget holds; null if the verdict stands without them.
+    """
+
+    variant: str
+    metric: str
+    samples: int
+    reference: float
+    value: float
+    drop: float
+    drop_at_most: float
+    budget: float | None = None
+    needs_more: int | None = None
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate that the search built and measured.
+
+    Attributes:
+        quantized: how many of its fusion units are quantized, of ``units``.
+        pruned: share of the parameters that were taken out.
+        drop: points of accuracy lost on the samples that the search may see.
+        times_fp32: median of the paired time ratios to the fp32 model.
+        chosen: it is what the variant ships.
+    """
+
+    variant: str
+    name: str
+    quantized: int
+    units: int
+    pruned: float = 0.0
+    drop: float
+    times_fp32: float
+    bytes: int
+    chosen: bool = False
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer of one variant, named as the user's model names it.
+
+    Attributes:
+        kind: the ONNX operator.
+        requested: precision that the plan asked for: fp32, fp16, int8.
+        real: what the runtime says that it built; null where nothing could look.
+        sqnr_db: its output against fp32; null if not measured.
+    """
+
+    name: str
+    kind: str
+    requested: str
+    real: str | None = None
+    sqnr_db: float | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Statements about one release.
+
+    Attributes:
+        forced: refusals that --force overrode, in words. Empty for an honest release.
+        assumed: what the user did not say.
+        unmeasured: why, by variant that this machine cannot run.
+        lineage: digests of the code, the weights and the recipe, and each variant's passes.
+        layers: by variant, in the graph's order.
+    """
+
+    release: str
+    name: str
+    version: int
+    hops: list[Hop]
+    timings: list[Timing]
+    proofs: list[ProofReport]
+    forced: list[str]
+    assumed: list[str]
+    unmeasured: dict[str, str]
+    calibration: Calibration
+    lineage: dict[str, str]
+    passes: dict[str, list[Step]]
+    tools: dict[str, str]
+    machine: list[str]
+    accuracy: list[Accuracy] = []
+    search: list[Point] = []
+    layers: dict[str, list[Layer]] = {}
