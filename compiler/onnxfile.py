@@ -7,7 +7,7 @@ sorted by name, each at a multiple of 4 KiB, so that a device maps them and an u
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +97,13 @@ class Probe:
         if literal:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = ort.InferenceSession(probed.SerializeToString(), options, providers=[PROVIDER])
-        self._input = self._session.get_inputs()[0].name
+        self.inputs = [arg.name for arg in self._session.get_inputs()]
         self.values = values
 
     def __call__(self, tensor: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.generic]]]:
-        """Pairs of name and value, in the order asked for."""
-        return zip(self.values, self._session.run(self.values, {self._input: tensor}), strict=True)
+        """Pairs of name and value, in the order asked for, of a model with one input."""
+        return self.run({self.inputs[0]: tensor})
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        """The same, of a model with any inputs."""
+        return zip(self.values, self._session.run(self.values, dict(inputs)), strict=True)

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from compiler import compare, quantize
+from compiler import calibrate, compare, correct, quantize
 from compiler.candidate import Candidate, Work, file_digest, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
 from compiler.evidence import Calibration, Evidence, Timing
@@ -189,15 +189,13 @@ class Compilation:
             original = onnx.load(calibrated / "model.onnx")
             found = msgspec.json.decode((calibrated / "ranges.json").read_bytes(), type=dict[str, tuple[float, float]])
             tensors = self._correction_tensors(interface)
-            target = folder / "model.onnx"
-            quantize.lay_out(calibrated / "model.onnx", target, found, tensors[0], reduced_range=plan.reduced_range)
-            quantized = onnx.load(target)
-            quantize.correct_biases(quantized, original, tensors, self.threads, self.tell.detail)
-            self.disk.replace(target, quantized.SerializeToString(deterministic=True))
+            quantized = quantize.laid_out(original, found, layout=plan.layout)
+            correct.correct_biases(quantized, original, tensors, self.threads, self.tell.detail)
+            self.disk.replace(folder / "model.onnx", quantized.SerializeToString(deterministic=True))
             return {}
 
-        config = {"plan": plan, "frames": quantize.CORRECTION_FRAMES, **self._calibration_config(interface)}
-        return self.work.cached(f"quantize-{plan.id}", 1, [calibrated], config, make)
+        config = {"plan": plan, "frames": correct.FRAMES, **self._calibration_config(interface)}
+        return self.work.cached(f"quantize-{plan.id}", 2, [calibrated], config, make)
 
     def _calibrate(self, exported: Candidate, interface: Interface) -> Candidate:
         """The ranges of every value over the calibration frames."""
@@ -205,20 +203,19 @@ class Compilation:
         def make(folder: Path) -> Mapping[str, Any]:
             quantize.prepare(exported / "model.onnx", folder / "model.onnx")
             model = onnx.load(folder / "model.onnx")
-            found = quantize.ranges(
-                model, self._tensors(interface, self.job.samples.calibration), self.threads, self.tell.detail
-            )
+            tensors = self._tensors(interface, self.job.samples.calibration)
+            found = calibrate.ranges(model, tensors, calibrate.DEFAULT, self.threads, self.tell.detail)
             self.disk.replace(folder / "ranges.json", msgspec.json.encode(found))
             return {"frames": len(self.job.samples.calibration)}
 
-        return self.work.cached("calibrate", 1, [exported], self._calibration_config(interface), make)
+        return self.work.cached("calibrate", 2, [exported], self._calibration_config(interface), make)
 
     def _calibration_config(self, interface: Interface) -> dict[str, Any]:
         return {"samples": self.job.samples.digest(), "preprocess": interface.preprocess}
 
     def _correction_tensors(self, interface: Interface) -> list[np.ndarray[Any, Any]]:
         """Input tensors of some calibration frames, in the order of their digests: names do not matter."""
-        chosen = spread(self.job.samples.calibration, quantize.CORRECTION_FRAMES)
+        chosen = spread(self.job.samples.calibration, correct.FRAMES)
         in_order = sorted(chosen, key=lambda s: (s.path, s.index))
         pairs = zip((s.digest for s in in_order), self._tensors(interface, in_order), strict=True)
         return [tensor for _, tensor in sorted(pairs, key=lambda pair: pair[0])]

@@ -20,7 +20,7 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One way to build a model.
 
     Attributes:
-        reduced_range: 7-bit weights, for CPUs whose int8 dot product saturates.
+        layout: how int8 lies in the file, for which kernels (compiler/quantize.py); "float" if nothing is quantized.
         source: why it is built so, for a reader.
     """
 
@@ -29,7 +29,14 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     precision: Literal["fp32", "int8"]
     source: str
     cpu: list[str] = []
-    reduced_range: bool = False
+    layout: Literal["float", "u8s8", "u8s8-7bit", "s8s8", "dynamic", "explicit"] = "float"
+
+    def __post_init__(self) -> None:
+        if (self.precision == "int8") != (self.layout != "float"):
+            raise ValueError(
+                f"precision {self.precision!r} does not go with layout {self.layout!r}; int8 wants one of u8s8 (VNNI), "
+                "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers); what is not int8 has none"
+            )
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +73,8 @@ def load(name: str, facts: DeviceFacts) -> Target:
 
 def native(facts: DeviceFacts) -> str:
     """The name of the target that this machine is."""
+    if facts.arch == "aarch64":
+        return "arm64"
     if facts.arch != "x86_64":
         raise UsageError(
             f"no target describes this machine ({facts.arch}); name one with --target: {', '.join(names())}"

@@ -234,6 +234,7 @@ arch = ["x86_64"]
 id = "int8"
 backend = "onnxrt"
 precision = "int8"
+layout = "u8s8"
 source = "my own measurements"
 """
 
@@ -245,7 +246,7 @@ def test_a_stranger_may_bring_a_target(tmp_path: Path) -> None:
     (plan,) = target.load(str(file), PLAIN).variant
 
     assert plan.id == "int8"
-    assert plan.reduced_range is False
+    assert plan.layout == "u8s8"
 
 
 @pytest.mark.parametrize(
@@ -278,5 +279,5 @@ def test_a_target_without_a_variant_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, x86-64, x86-64-vnni"):
+    with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, arm64, x86-64, x86-64-vnni"):
         target.load("toaster", PLAIN)

@@ -45,7 +45,7 @@ arch = []
 id = "{precision}"
 backend = "onnxrt"
 precision = "{precision}"
-reduced_range = true
+layout = "{layout}"
 source = "a test of {precision} on any CPU"
 """
 
@@ -176,7 +176,7 @@ def test_our_net_is_the_published_one(data: Path, faces: Faces, shell: Shell, tm
 def compiled(shell: Shell, precision: str, data: Path, faces: Faces, folder: Path) -> Path:
     """A bundle with one variant; the passes of both precisions share a work directory."""
     target, out = folder / "target.toml", folder / "face.skb"
-    target.write_text(_TARGET.format(precision=precision))
+    target.write_text(_TARGET.format(precision=precision, layout="float" if precision == "fp32" else "u8s8-7bit"))
     weights = data / "face" / "version-RFB-320.pth"
     calibration = ["--calib", faces.film, "--calib", faces.to_calibrate]
     said = shell.skerry("compile", NET, "--weights", weights, *calibration, "--target", target, "-o", out)
