@@ -65,7 +65,7 @@ def ranges(
     probe = Probe(model, float_values(model), threads=threads)
     constants = {t.name for t in model.graph.initializer}
     entry = next(v.name for v in model.graph.input if v.name not in constants)
-    observers = {name: _OBSERVERS[method]() for name in [entry, *probe.values]}
+    observers = {name: observer(method) for name in [entry, *probe.values]}
     count = 0
     for count, tensor in enumerate(tensors, 1):
         for name, value in [(entry, tensor), *probe(tensor)]:
@@ -74,6 +74,11 @@ def ranges(
     if not count:
         raise CalibrationError("no calibration frame came: expected one at least; add photos or a video to --calib")
     return {name: observer.range() for name, observer in observers.items()}
+
+
+def observer(method: Method) -> Observer:
+    """One that has seen nothing yet."""
+    return _OBSERVERS[method]()
 
 
 def _see(observer: Observer, name: str, value: Tensor, frame: int) -> None:
@@ -159,22 +164,28 @@ class Percentile(_OfHistogram):
 
 
 class LeastSquares(_OfHistogram):
-    """Of `_TRIES` ranges, shrunk towards 0 on both sides alike, the one with the least mean squared error."""
+    """Of ranges that are shrunk towards 0 in `_TRIES` steps, one side after the other, the one with the least error.
+
+    Twice round: how far one side is best cut depends on the step that the other leaves.
+    """
 
     def decide(self, seen: Histogram) -> Range:
-        centres, counts = seen.centres(), seen.counts
-        shares = np.linspace(1.0, 1.0 / _TRIES, _TRIES)
-        errors = [_squared_error(centres, counts, seen.low * share, seen.high * share) for share in shares]
-        share = shares[int(np.argmin(errors))]
-        return seen.low * share, seen.high * share
+        used = seen.counts > 0
+        centres, counts = seen.centres()[used], seen.counts[used]
+        shares = np.arange(_TRIES, 0, -1) / _TRIES
+        low, high = seen.low, seen.high
+        for _ in range(2):
+            high = min(seen.high * shares, key=lambda side: _squared_error(centres, counts, low, side))
+            low = min(seen.low * shares, key=lambda side: _squared_error(centres, counts, side, high))
+        return float(low), float(high)
 
 
 def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], low: float, high: float) -> float:
     """Of putting the histogram on 256 levels from ``low`` to ``high``, 0 being one of them."""
     step = max((high - low) / 255.0, 1e-30)
     zero = np.rint(-low / step)
-    levels = np.clip(np.rint(centres / step) + zero, 0.0, 255.0)
-    return float(np.dot(counts, ((levels - zero) * step - centres) ** 2))
+    levels = np.clip(np.rint(centres / step), -zero, 255.0 - zero)
+    return float(np.dot(counts, (levels * step - centres) ** 2))
 
 
 class Entropy(_OfHistogram):

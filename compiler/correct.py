@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from compiler.onnxfile import Probe
 FRAMES = 32
 _LAYERS = frozenset({"Conv", "Gemm", "ConvTranspose"})
 Tensor = NDArray[np.float32]
+Array = NDArray[Any]  # a value between layers, of whatever type the graph says
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Walk:
             if self._fixed.issuperset(node.input):
                 self._fixed.update(node.output)  # a dequantized table: cheaper to compute again than to keep
         self._left = [node for node in model.graph.node if not self._fixed.issuperset(node.input)]
-        self.frames: list[dict[str, Tensor]] = [{entry: tensor} for tensor in tensors]
+        self.frames: list[dict[str, Array]] = [{entry: tensor} for tensor in tensors]
 
     def reach(self, value: str) -> None:
         """Computes ``value`` and no more than it needs; leaves it in `frames`."""
@@ -105,10 +106,11 @@ class Walk:
         made = [v for node in part.graph.node for v in node.output if v not in self._fixed]
         probe = Probe(part, [v for v in made if v in needed or v == value], threads=self._threads, literal=True)
         for number, frame in enumerate(self.frames):
-            found = {**frame, **dict(probe.run({name: frame[name] for name in probe.inputs}))}
-            self.frames[number] = {name: v for name, v in found.items() if name in needed or name == value}
+            made_here = dict(probe.run({name: frame[name] for name in probe.inputs}))
+            found = {**frame, **made_here}
+            self.frames[number] = {name: found[name] for name in found if name in needed or name == value}
 
-    def _part(self, value: str, known: Mapping[str, Tensor]) -> tuple[onnx.ModelProto, set[int]]:
+    def _part(self, value: str, known: Mapping[str, Array]) -> tuple[onnx.ModelProto, set[int]]:
         """The nodes that lead from ``known`` values to ``value``, as a graph."""
         wanted, nodes = {value}, []
         for node in reversed(self._model.graph.node):
@@ -176,13 +178,13 @@ def _means(
     sums: dict[str, NDArray[np.float64]] = {}
     for tensor in tensors:
         for name, value in probe(tensor):
-            sums[name] = sums.get(name, 0.0) + _channel_mean(np.asarray(value), axis[name]) / len(tensors)
+            sums[name] = sums.get(name, 0.0) + _channel_mean(value, axis[name]) / len(tensors)
     return sums
 
 
-def _channel_mean(value: NDArray[np.generic], axis: int) -> NDArray[np.float64]:
+def _channel_mean(value: Array, axis: int) -> NDArray[np.float64]:
     others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
-    return np.asarray(value, np.float64).mean(axis=others)
+    return np.asarray(np.mean(value, axis=others, dtype=np.float64))
 
 
 def _along(values: Tensor, axis: int, rank: int) -> Tensor:

@@ -13,7 +13,6 @@ Which nodes run in int8 is decided in compiler/placement.py. Biases are correcte
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from compiler import dynamic
 from compiler.graph import Graph
 from compiler.placement import place
 from compiler.qdq import Kind, Range, write
-from skerry.errors import UsageError
+from skerry.errors import CompileError, UsageError
 from skerry.execution.onnxrt import PROVIDER, session_options
 
 _KINDS = {
@@ -42,10 +41,8 @@ def prepare(source: Path, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     ort.InferenceSession(source, options, providers=[PROVIDER])
     model = onnx.shape_inference.infer_shapes(onnx.load(target))
-    taken: Counter[str] = Counter(node.name for node in model.graph.node)
     for node in model.graph.node:
-        if not node.name or taken[node.name] > 1:  # a value has one maker, so its name tells the node apart
-            node.name = f"{node.op_type}:{node.output[0]}"
+        node.name = node.name or f"{node.op_type}:{node.output[0]}"
     target.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -61,9 +58,13 @@ def laid_out(
 
     Raises:
         UsageError: there is no such layout.
+        CompileError: the graph was not prepared.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"ONNX Runtime has no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
+    names = {node.name for node in model.graph.node}
+    if len(names - {""}) < len(model.graph.node):
+        raise CompileError("every node of the graph must have a name of its own; `prepare` it first")
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = Graph(model)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from compiler import compare, quantize
+from compiler import calibrate, compare, quantize
 from compiler.compare import MIN_EXPORT_SQNR_DB, Reference
 from skerry.errors import FormatError
 from skerry.execution.processing import Preprocessor
@@ -52,7 +52,7 @@ def net(changes: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None)
 
 
 def node(kind: str, inputs: list[str], output: str, *path: str, **attributes: object) -> onnx.NodeProto:
-    made = helper.make_node(kind, inputs, [output], **attributes)
+    made = helper.make_node(kind, inputs, [output], f"node_{output}", **attributes)
     scopes = str(["", *path, output])
     made.metadata_props.append(onnx.StringStringEntryProto(key="pkg.torch.onnx.name_scopes", value=scopes))
     return made
@@ -215,8 +215,8 @@ def test_a_net_in_which_no_layer_is_past_the_limit_says_so(tmp_path: Path) -> No
 
 def quantized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     source, out = on_disk(model, folder), folder / "int8.onnx"
-    found = quantize.ranges(model, [tensor()], 1, lambda _text: None)
-    quantize.lay_out(source, out, found, tensor(), reduced_range=False)
+    found = calibrate.ranges(model, [tensor()], "minmax", 1, lambda _text: None)
+    quantize.lay_out(source, out, found, layout="u8s8")
     return onnx.load(out)
 
 

@@ -205,7 +205,7 @@ PLAIN = DeviceFacts(arch="x86_64", cpu=["avx2"], backends=["onnxrt"])
 
 
 def test_every_target_is_data_with_a_source_for_each_variant() -> None:
-    assert target.names() == ["x86-64", "x86-64-vnni"]
+    assert target.names() == ["arm64", "x86-64", "x86-64-vnni"]
     for name in target.names():
         found = target.load(name, PLAIN)
         assert found.variant[0].precision == "fp32"
@@ -215,12 +215,13 @@ def test_every_target_is_data_with_a_source_for_each_variant() -> None:
 def test_the_native_target_is_this_machines() -> None:
     assert target.load("native", VNNI) == target.load("x86-64-vnni", PLAIN)
     assert target.load("native", PLAIN) == target.load("x86-64", VNNI)
+    assert target.load("native", DeviceFacts(arch="aarch64", cpu=[], backends=[])) == target.load("arm64", PLAIN)
     with pytest.raises(UsageError, match="no target describes this machine"):
         target.load("native", DeviceFacts(arch="s390x", cpu=[], backends=[]))
 
 
 def test_several_targets_share_a_variant_that_both_have() -> None:
-    together = target.plans([target.load(name, PLAIN) for name in target.names()])
+    together = target.plans([target.load(name, PLAIN) for name in ("x86-64", "x86-64-vnni")])
 
     assert [plan.id for plan, _ in together] == ["fp32", "int8-rr", "int8-vnni"]
     assert together[0][1].arch == []  # fp32 runs anywhere
@@ -257,6 +258,9 @@ def test_a_stranger_may_bring_a_target(tmp_path: Path) -> None:
         ('backend = "onnxrt"', 'backend = "abacus"'),
         ('source = "my own measurements"', ""),
         ('precision = "int8"', 'precison = "int8"'),
+        ('layout = "u8s8"', ""),  # how int8 lies is not for us to guess
+        ('layout = "u8s8"', 'layout = "s4"'),
+        ('precision = "int8"', 'precision = "fp32"'),
     ],
 )
 def test_a_target_that_nothing_can_build_is_refused_before_anything_is_built(

@@ -176,6 +176,9 @@ class Transformer(nn.Module):
             x = layer(x)
         return self.head(x.mean(1))
 
+def blocks():
+    return Residual(8, 8, 1), Residual(8, 16, 2)
+
 def mobilenet():
     spec = importlib.util.spec_from_file_location("model", "models/mobilenetv2/model.py")
     module = importlib.util.module_from_spec(spec)
@@ -184,7 +187,7 @@ def mobilenet():
 
 NETS = {
     "mobilenet": mobilenet,
-    "resnet": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Residual(8, 8, 1), Residual(8, 16, 2)),
+    "resnet": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *blocks()),
     "c2f": lambda: nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.SiLU(), C2f(16)),
     "transformer": Transformer,
 }
