@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import fleet, memory, overhead, preprocess
+from benchmarks import calibration, fleet, memory, overhead, preprocess
 
-MEASUREMENTS = {"preprocess": preprocess.main, "overhead": overhead.main, "memory": memory.main, "fleet": fleet.main}
+MEASUREMENTS = {
+    "preprocess": preprocess.main,
+    "calibration": calibration.main,
+    "overhead": overhead.main,
+    "memory": memory.main,
+    "fleet": fleet.main,
+}
 
 
 def main(names: list[str]) -> int:
