@@ -68,7 +68,7 @@ def measured(who: str, count: int, method: str = "entropy") -> dict[str, float]:
     """Peak resident memory in MiB and seconds of one calibration in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.calibration", who, str(count), method]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def child(who: str, count: str, method: str) -> None:
