@@ -1,0 +1,214 @@
+"""Bounds of paired differences: their coverage is computed over every outcome, or simulated from fixed seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from compiler.statistics import (
+    bootstrap_drop,
+    judge_bootstrap,
+    judge_drop,
+    median_at_most,
+    paired_drop,
+    planned_drop,
+    time_ratio,
+)
+
+# Right or wrong
+
+
+def outcomes(samples: int) -> list[tuple[int, int]]:
+    return [(lost, won) for lost in range(samples + 1) for won in range(samples + 1 - lost)]
+
+
+def chance(lost: int, won: int, samples: int, loss: float, gain: float) -> float:
+    rest = samples - lost - won
+    ways = math.comb(samples, lost) * math.comb(samples - lost, won)
+    return ways * loss**lost * gain**won * (1 - loss - gain) ** rest
+
+
+def coverage(bounds: dict[tuple[int, int], float], samples: int, loss: float, gain: float) -> float:
+    """The chance that the bound is not below the truth: exact, over every outcome."""
+    drop = 100 * (loss - gain)
+    return sum(chance(*pair, samples, loss, gain) for pair, bound in bounds.items() if bound >= drop)
+
+
+@pytest.mark.parametrize("samples", [8, 20])
+def test_the_bound_covers_whatever_the_truth_is(samples: int) -> None:
+    bounds = {pair: paired_drop(*pair, samples).at_most for pair in outcomes(samples)}
+    truths = [
+        (loss, gain) for loss in np.linspace(0.0, 1.0, 26) for gain in np.linspace(0.0, 1.0, 26) if loss + gain <= 1
+    ]
+
+    found = {(loss, gain): coverage(bounds, samples, loss, gain) for loss, gain in truths}
+
+    assert min(found.values()) >= 0.95, min(found, key=found.__getitem__)
+    assert min(found.values()) < 0.97  # and it promises no less than it could
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "gain"), [(0.005, 0.0), (0.0075, 0.0025), (0.01, 0.01), (0.03, 0.02), (0.001, 0.0)])
+def test_the_bound_covers_where_few_of_many_samples_are_discordant(loss: float, gain: float) -> None:
+    samples, draws = 600, 4000
+    random = np.random.default_rng(11)
+    drawn = random.multinomial(samples, [loss, gain, 1 - loss - gain], draws)
+    known = {pair: paired_drop(*pair, samples).at_most for pair in {(int(x), int(y)) for x, y, _ in drawn}}
+
+    covered = np.mean([known[int(x), int(y)] >= 100 * (loss - gain) for x, y, _ in drawn])
+
+    assert covered >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / draws)
+
+
+@pytest.mark.parametrize("samples", [30, 299, 1000, 5000])
+def test_without_any_difference_the_bound_is_the_rule_of_three(samples: int) -> None:
+    exact = 100 * (1 - 0.05 ** (1 / samples))  # one-sided bound of a rate that was never seen
+
+    assert exact <= paired_drop(0, 0, samples).at_most <= 1.05 * exact
+
+
+def test_with_many_samples_the_bound_is_the_normal_one() -> None:
+    drop = paired_drop(1000, 900, 10_000)
+
+    assert drop.points == pytest.approx(1.0)
+    assert drop.error == pytest.approx(100 * math.sqrt((0.19 - 0.01**2) / 10_000))
+    assert drop.at_most == pytest.approx(drop.points + 1.645 * drop.error, rel=0.01)
+
+
+def test_more_losses_never_lower_the_bound_and_more_wins_never_raise_it() -> None:
+    bounds = {pair: paired_drop(*pair, 20).at_most for pair in outcomes(20)}
+
+    for (lost, won), bound in bounds.items():
+        assert bound <= bounds.get((lost + 1, won), 100.0) + 0.01
+        assert bound >= bounds.get((lost, won + 1), -100.0) - 0.01
+
+
+def test_counts_that_do_not_fit_are_a_mistake() -> None:
+    for lost, won, samples in [(0, 0, 0), (-1, 0, 5), (3, 3, 5)]:
+        with pytest.raises(ValueError, match="lost"):
+            paired_drop(lost, won, samples)
+
+
+def test_half_a_point_at_two_per_cent_discordant_needs_about_2200_samples() -> None:
+    drop = paired_drop(10, 10, 1000)
+    verdict = judge_drop(drop, 10, 10, budget=0.5)
+
+    assert not verdict.holds
+    assert verdict.needs_more is not None
+    assert 1000 + verdict.needs_more == pytest.approx(2200, rel=0.07)
+
+
+@pytest.mark.parametrize(("lost", "won", "samples", "budget"), [(0, 0, 100, 0.5), (2, 1, 400, 1.0), (8, 4, 800, 1.0)])
+def test_as_many_more_samples_as_it_names_do_show_it(lost: int, won: int, samples: int, budget: float) -> None:
+    verdict = judge_drop(paired_drop(lost, won, samples), lost, won, budget)
+    assert verdict.needs_more is not None
+    grown = samples + verdict.needs_more
+    share = grown / samples
+
+    after = paired_drop(round(lost * share), round(won * share), grown)
+    well_before = paired_drop(round(lost * share * 0.8), round(won * share * 0.8), round(grown * 0.8))
+
+    assert after.at_most <= budget * 1.03  # counts are whole, the projection is not
+    assert well_before.at_most > budget
+
+
+def test_a_drop_past_the_budget_is_helped_by_no_number_of_samples() -> None:
+    verdict = judge_drop(paired_drop(20, 2, 1000), 20, 2, budget=1.0)
+
+    assert (verdict.holds, verdict.needs_more) == (False, None)
+
+
+def test_a_drop_that_is_shown_needs_nothing() -> None:
+    verdict = judge_drop(paired_drop(5, 5, 5000), 5, 5, budget=0.5)
+
+    assert (verdict.holds, verdict.needs_more) == (True, None)
+
+
+def test_what_was_planned_for_is_confirmed_four_times_of_five() -> None:
+    planned = planned_drop(4, 2, 400, planned=1500)
+    random = np.random.default_rng(3)
+    drawn = random.multinomial(1500, [0.01, 0.005, 0.985], 100)
+
+    confirmed = np.mean([paired_drop(int(x), int(y), 1500).at_most <= planned for x, y, _ in drawn])
+
+    assert 0.7 <= confirmed <= 0.95
+
+
+# Average precision
+
+
+def test_a_bootstrap_of_a_mean_finds_what_the_normal_bound_does() -> None:
+    drops = np.random.default_rng(1).normal(0.3, 2.0, 400)
+
+    found = bootstrap_drop(lambda weights: float((weights * drops).sum() / weights.sum()), 400, 500)
+
+    assert found.points == pytest.approx(drops.mean())
+    assert found.error == pytest.approx(0.1, rel=0.15)
+    assert found.at_most == pytest.approx(found.points + 1.645 * found.error, rel=0.1)
+    assert found == bootstrap_drop(lambda weights: float((weights * drops).sum() / weights.sum()), 400, 500)
+
+
+def test_few_images_bound_nothing_and_say_how_many_would() -> None:
+    drop = bootstrap_drop(lambda _weights: 0.0, 12)
+
+    assert drop.at_most == 100.0
+    assert judge_bootstrap(drop, 1.0).needs_more == 18
+
+
+def test_the_images_that_a_bootstrap_wants_go_with_the_square_of_the_width() -> None:
+    drops = np.random.default_rng(2).normal(0.0, 10.0, 100)
+    drops -= drops.mean()
+    drop = bootstrap_drop(lambda weights: float((weights * drops).sum() / weights.sum()), 100, 500)
+
+    verdict = judge_bootstrap(drop, drop.at_most / 2)
+
+    assert verdict.needs_more == pytest.approx(300, abs=2)
+    assert judge_bootstrap(drop, 100.0).holds
+    assert judge_bootstrap(drop, -1.0).needs_more is None
+
+
+# Time
+
+
+def series(ratio: float, rounds: int, seed: int) -> tuple[list[float], list[float]]:
+    """Two models timed in turn on a machine that is slow for stretches, and now and then hiccups."""
+    random = np.random.default_rng(seed)
+    drift = 1 + 0.5 * (np.sin(np.arange(rounds) / 9.0) > 0.3)
+    base = drift * random.lognormal(0.0, 0.05, rounds)
+    times = ratio * drift * random.lognormal(0.0, 0.05, rounds)
+    times[random.integers(0, rounds, rounds // 20)] *= 4
+    return list(times), list(base)
+
+
+def test_a_ratio_holds_its_ground_on_a_machine_that_wavers() -> None:
+    found = time_ratio(*series(0.8, 120, 1))
+
+    assert found.median == pytest.approx(0.8, abs=0.03)
+    assert found.median <= found.at_most < 0.85
+    assert found.faster
+
+
+def test_the_bound_of_a_ratio_covers() -> None:
+    covered = np.mean([time_ratio(*series(0.9, 60, seed)).at_most >= 0.9 for seed in range(300)])
+
+    assert covered >= 0.93
+
+
+@pytest.mark.parametrize("ratio", [0.965, 1.0, 1.2])
+def test_what_is_not_beyond_doubt_faster_is_not_called_so(ratio: float) -> None:
+    assert not time_ratio(*series(ratio, 60, 5)).faster
+
+
+def test_fewer_than_thirty_rounds_are_no_measurement() -> None:
+    with pytest.raises(ValueError, match="30 at least"):
+        time_ratio([1.0] * 29, [1.0] * 29)
+    with pytest.raises(ValueError, match="as many of each"):
+        time_ratio([1.0] * 40, [1.0] * 39)
+
+
+def test_the_bound_of_a_median_time_lies_a_little_above_it() -> None:
+    times = list(np.random.default_rng(4).lognormal(1.0, 0.1, 200))
+
+    assert np.median(times) <= median_at_most(times) < 1.1 * np.median(times)
