@@ -24,6 +24,9 @@ its traceback.
     ├── CompileError            a model that cannot be compiled
     │   ├── UserCodeError       the user's own code raised, or does not fit its weights
     │   ├── CalibrationError    too little or unusable calibration data
+    │   ├── DatasetError        labelled samples that cannot be used
+    │   ├── BudgetError         accuracy or latency past its limit, or too few samples to show that it is not
+    │   ├── PlanError           a plan that cannot be replayed: its inputs or tools are not these
     │   └── ParityError         a hop differs from the one before by more than the limits allow
     ├── StorageError            the disk refused
     │   └── StorageFull         the disk is full: says nothing about a release
@@ -121,6 +124,18 @@ class UserCodeError(CompileError):
 
 class CalibrationError(CompileError):
     """There is too little calibration data, or it cannot be used."""
+
+
+class DatasetError(CompileError):
+    """Labelled samples cannot be used; the message names files or classes."""
+
+
+class BudgetError(CompileError):
+    """Accuracy or latency is past its limit, or too few samples show that it is not."""
+
+
+class PlanError(CompileError):
+    """A plan cannot be replayed: its inputs or tools are not these."""
 
 
 class ParityError(CompileError):
