@@ -54,8 +54,9 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         quantized: how many of its fusion units are quantized, of ``units``.
         pruned: share of the parameters that were taken out.
-        drop: points of accuracy lost on the samples that the search may see.
-        times_fp32: median of the paired time ratios to the fp32 model.
+        drop: points of accuracy lost on the samples that the search may see; without labelled samples, of agreement
+            with fp32.
+        times_fp32: median of the paired time ratios to the fp32 model; null where this machine cannot run it.
         chosen: it is what the variant ships.
     """
 
@@ -65,7 +66,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     pruned: float = 0.0
     drop: float
-    times_fp32: float
+    times_fp32: float | None
     bytes: int
     chosen: bool = False
 

@@ -1,0 +1,258 @@
+"""The search: ranks the units, builds and measures what the knapsack proposes, repairs once, confirms once.
+
+Three sets of samples, none in two of them: one ranks the units, one chooses among candidates that were built and
+measured, and the last one, which nothing before has read, holds the choice to the budget, once. Without labelled
+samples fp32's own answers stand for the truth: then candidates are chosen, and nothing is claimed of their accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from compiler.accuracy import Comparison, compare
+from compiler.annotations import Box
+from compiler.budget import Budget
+from compiler.candidate import Work
+from compiler.dataset import Dataset, Labelled
+from compiler.samples import Sample
+from compiler.search import outcome
+from compiler.search.choice import Trial, choose, repairs, slow
+from compiler.search.knapsack import Option, proposals
+from compiler.search.measure import Measure, measured
+from compiler.search.outcome import Outcome, named
+from compiler.search.sensitivity import by_macs, gain, settle
+from compiler.search.subject import Subject
+from compiler.statistics import MIN_BLOCKS, median_at_most, time_ratio
+from skerry.disk import Disk
+from skerry.manifest import Detection, Interface
+from skerry.wire import Answer
+
+_RANK_ROUNDS = 16
+_MAY_DISAGREE = 10.0  # points of fp32's answers, where nothing better is known: as a recipe's limits allow
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Seconds of timing, about: for a unit, for a candidate, for the choice."""
+
+    rank_s: float = 0.5
+    try_s: float = 1.0
+    confirm_s: float = 3.0
+
+
+@dataclass
+class Search:
+    """Searches one variant.
+
+    Args:
+        rungs: the whole model, and pruned ones if there are any.
+        data: labelled samples, or frames to agree with fp32 on.
+        say: hears what is tried and the best so far.
+    """
+
+    variant: str
+    rungs: Sequence[Subject]
+    interface: Interface
+    data: Dataset | Sequence[Sample]
+    budget: Budget
+    work: Work
+    disk: Disk
+    say: Callable[[str], None]
+    effort: Effort = Effort()
+    trials: dict[Trial, Path] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Searches. What was built and measured stays in the work directory, also on Ctrl-C.
+
+        Raises:
+            CompileError: or its kin (skerry/errors.py).
+        """
+        damages, wanted = [], []
+        for number, subject in enumerate(self.rungs):
+            options = self._rank(subject)
+            names = [unit.name for unit in subject.units]
+            damages.append({name: o[1].damage for name, o in zip(names, options, strict=True)})
+            keeps = [frozenset(n for n, option in zip(names, c, strict=True) if not option) for c in proposals(options)]
+            wanted += [(number, keep) for keep in dict.fromkeys([frozenset[str](), *keeps])]
+        self._try_all(wanted, "candidate")
+        self._try_all(repairs(list(self.trials), self._aim, damages), "repaired candidate")
+        return self._confirm(choose(list(self.trials), self._aim))
+
+    # --- what the search may see ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _measure(self) -> Measure:
+        return Measure(self.work, self.disk, self.interface)
+
+    @property
+    def _whole(self) -> Path:
+        return self.rungs[0].float_model
+
+    @property
+    def _aim(self) -> Budget:
+        return self.budget if isinstance(self.data, Dataset) else replace(self.budget, max_drop=_MAY_DISAGREE)
+
+    @cached_property
+    def _ranking(self) -> list[Sample]:
+        return [s.sample for s in self.data.ranking] if isinstance(self.data, Dataset) else list(self.data)
+
+    @cached_property
+    def _truth(self) -> list[Labelled]:
+        """The samples that choose, and the truth about them."""
+        if isinstance(self.data, Dataset):
+            return self.data.search
+        found = self._measure.answers(self.rungs[0], self._whole, self.data)
+        return [_as_truth(sample, said, self.interface) for sample, said in zip(self.data, found, strict=True)]
+
+    def _compare(self, subject: Subject, model: Path, samples: Sequence[Labelled]) -> Comparison:
+        """A model beside fp32, on labelled samples."""
+        where = [s.sample for s in samples]
+        reference = self._measure.answers(self.rungs[0], self._whole, where)
+        return compare(self.interface, samples, reference, self._measure.answers(subject, model, where))
+
+    # --- which unit minds -----------------------------------------------------------------------------------------
+
+    def _rank(self, subject: Subject) -> list[list[Option]]:
+        """Each unit's options: to stay, or to be quantized."""
+        damages = [self._damage(subject, number) for number in range(len(subject.units))]
+        gains = self._gains(subject)
+        return [
+            [Option("fp32", saved, 0.0), Option("int8", 0.0, hurt)] for saved, hurt in zip(gains, damages, strict=True)
+        ]
+
+    def _damage(self, subject: Subject, number: int) -> float:
+        """Of one unit, quantized alone."""
+        unit, count = subject.units[number], len(subject.units)
+        self.say(f"{self.variant}: what quantizing {unit.name} alone does, unit {number + 1} of {count}")
+        model = subject.build([u.name for u in subject.units if u.name != unit.name], draft=True)
+        return self._measure.damage(subject, model, subject.float_model, self._ranking)
+
+    def _gains(self, subject: Subject) -> list[float]:
+        """What each unit saves by being quantized, as shares of the whole quantized model's time."""
+        macs, everything = [unit.macs for unit in subject.units], subject.build((), draft=True)
+        both = self._measure.times(subject, [subject.float_model, everything], self.effort.try_s, MIN_BLOCKS)
+        if both is None:
+            return by_macs(macs, 1.0)
+        found = []
+        for number, unit in enumerate(subject.units):
+            self.say(f"{self.variant}: what {unit.name} saves, unit {number + 1} of {len(macs)}")
+            without = subject.build([unit.name], draft=True)
+            times = self._measure.times(subject, [without, everything], self.effort.rank_s, _RANK_ROUNDS)
+            assert times is not None  # noqa: S101 - what ran a moment ago runs now
+            found.append(gain(*times))
+        return settle(found, by_macs(macs, time_ratio(*both).median - 1.0))
+
+    # --- candidates -----------------------------------------------------------------------------------------------
+
+    def _try_all(self, wanted: Sequence[tuple[int, frozenset[str]]], what: str) -> None:
+        """Builds and measures each; the whole model in fp32 is what they stand beside, and no candidate."""
+        wanted = [(n, keep) for n, keep in wanted if n or len(keep) < len(self.rungs[n].units)]
+        for count, (number, keep) in enumerate(wanted, 1):
+            name = named(self.rungs[number], keep)
+            self.say(f"{self.variant}: {what} {count} of {len(wanted)}, {name}{self._best()}")
+            model = self.rungs[number].build(keep)
+            self.trials[self._trial(number, keep, model)] = model
+
+    def _trial(self, number: int, keep: frozenset[str], model: Path) -> Trial:
+        subject, found = self.rungs[number], self._compare(self.rungs[number], model, self._truth)
+        times = self._measure.times(subject, [model, self._whole], self.effort.try_s, MIN_BLOCKS)
+        ratio = None if times is None else time_ratio(*times)
+        return Trial(
+            rung=number,
+            keep=keep,
+            drop=found.drop.points,
+            planned=found.planned(len(self.data.report)) if isinstance(self.data, Dataset) else found.drop.points,
+            time=ratio,
+            ms=None if times is None else median_at_most(times[0]),
+            cost=_work_left(subject, keep) if ratio is None else ratio.median,
+            bytes=model.stat().st_size,
+            refused=subject.refused(model),
+        )
+
+    def _best(self) -> str:
+        best = choose(list(self.trials), self._aim)
+        if best is None:
+            return ""
+        time = "not timed" if best.time is None else f"{best.time.median:.2f} of fp32's time"
+        return f"; best so far {named(self.rungs[best.rung], best.keep)}, {time}, {best.drop:.2f} points"
+
+    # --- the verdict ----------------------------------------------------------------------------------------------
+
+    def _confirm(self, chosen: Trial | None) -> Outcome:
+        """Times the choice anew: the fastest of many looks faster than it is."""
+        if chosen is None:
+            return self._float(outcome.why_none(self.rungs, list(self.trials), self._aim))
+        subject, model, now = self.rungs[chosen.rung], self.trials[chosen], chosen
+        self.say(f"{self.variant}: confirming {named(subject, chosen.keep)}")
+        if times := measured(subject, [model, self._whole], self.effort.confirm_s, 2 * MIN_BLOCKS):
+            now = replace(chosen, time=time_ratio(*times), ms=median_at_most(times[0]))
+            if why := slow(now, self.budget):
+                return self._float(f"timed again, {why}")
+        kept = [unit for unit in subject.units if unit.name in chosen.keep]
+        return self._held(
+            Outcome(
+                variant=self.variant,
+                ships=True,
+                rung=chosen.rung,
+                keep_float=tuple(unit.name for unit in kept),
+                nodes=tuple(node for unit in kept for node in unit.nodes),
+                model=model,
+                points=outcome.points(self.variant, self.rungs, self.trials, chosen),
+                time=now.time,
+                words=(outcome.time_words(self.variant, subject, now),),
+            )
+        )
+
+    def _held(self, shipped: Outcome) -> Outcome:
+        """The choice on samples that the search never saw."""
+        if not isinstance(self.data, Dataset):
+            said = f"agreement with fp32 on {len(self.data)} frames chose it"
+            words = (*shipped.words, f"accuracy of {self.variant}: not shown, there are no labelled samples; {said}")
+            return replace(shipped, words=words)
+        assert shipped.model is not None  # noqa: S101 - what ships was built
+        self.say(f"{self.variant}: {len(self.data.report):,} samples that the search never saw")
+        found = self._compare(self.rungs[shipped.rung], shipped.model, self.data.report)
+        accuracy = outcome.accuracy(self.variant, found, self.budget)
+        said = outcome.accuracy_words(accuracy, self.budget.aim)
+        if found.judge(self.budget.aim).holds:
+            return replace(shipped, accuracy=accuracy, words=(*shipped.words, said))
+        if accuracy.needs_more is None:
+            return replace(self._float(said), accuracy=accuracy)
+        refusal = said if self.budget.max_drop is not None else None  # whoever set no limit is told, not refused
+        return replace(shipped, accuracy=accuracy, words=(*shipped.words, said), refusal=refusal)
+
+    def _float(self, why: str) -> Outcome:
+        """fp32 alone; refused if it is too slow for the budget itself."""
+        refusal, limit = None, self.budget.max_latency_ms
+        if limit is not None and (times := measured(self.rungs[0], [self._whole], self.effort.try_s, MIN_BLOCKS)):
+            at_most = median_at_most(times[0])
+            if at_most > limit:
+                refusal = f"{limit:g} ms cannot be held: fp32 takes {at_most:.2f} at most, and {self.variant}: {why}"
+        return Outcome(
+            variant=self.variant,
+            ships=False,
+            points=outcome.points(self.variant, self.rungs, self.trials, None),
+            words=(f"{self.variant}: quantizing does not pay here: {why}; ships fp32",),
+            refusal=refusal,
+        )
+
+
+def _work_left(subject: Subject, keep: frozenset[str]) -> float:
+    """The share of the multiplications that stays in fp32, where nothing can be timed."""
+    macs = np.array([unit.macs for unit in subject.units], np.float64)
+    kept = np.array([unit.name in keep for unit in subject.units])
+    return float((macs * kept).sum() / macs.sum()) * (1.0 - subject.pruned) if macs.sum() else float(kept.mean())
+
+
+def _as_truth(sample: Sample, said: Sequence[Answer], interface: Interface) -> Labelled:
+    """fp32's own answer as the truth: what a device would have been told."""
+    post = interface.postprocess
+    if isinstance(post, Detection):
+        boxes = [Box(a.label, a.box) for a in said if a.box is not None and a.score >= post.min_score]
+        return Labelled(sample=sample, boxes=tuple(boxes))
+    return Labelled(sample=sample, label=said[0].label if said else None)

@@ -1,0 +1,135 @@
+"""What the search needs of a variant: its units, and how a candidate is built, run and timed.
+
+`OnnxSubject` is that for whatever ONNX Runtime runs; how a layout is written is handed in, so the search knows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from compiler import compare
+from compiler.accuracy import Run
+from compiler.candidate import Work, file_digest
+from skerry.clock import Clock
+from skerry.execution.onnxrt import OnnxrtBackend
+
+_WARM_UP = 3
+
+
+class Unit(Protocol):
+    """What gets one precision together. See compiler/units.py."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nodes(self) -> Sequence[str]:
+        """Names of its nodes."""
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of one inference."""
+
+
+class Subject(Protocol):
+    """One model that a variant can be made of. The first of several is the whole one, the others are pruned."""
+
+    @property
+    def units(self) -> Sequence[Unit]: ...
+
+    @property
+    def float_model(self) -> Path:
+        """All of it in fp32."""
+
+    @property
+    def pruned(self) -> float:
+        """Share of the parameters that were taken out."""
+
+    def build(self, keep_float: Collection[str], *, draft: bool = False) -> Path:
+        """The model with all units quantized but those named.
+
+        Args:
+            draft: good enough to rank units by: without what takes minutes, such as correcting biases.
+        """
+
+    def run(self, model: Path) -> Run:
+        """Runs a model for its answers, with the arithmetic of its target."""
+
+    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]] | None:
+        """Milliseconds of each model in each round, taken in turn; None if this machine cannot run them."""
+
+    def refused(self, model: Path) -> str | None:
+        """Why the recipe's own limits refuse a model, or None."""
+
+
+# Writes a layout to a path: which nodes stay in fp32, and whether a draft will do.
+LayOut = Callable[[Path, Sequence[str], bool], None]
+
+
+@dataclass(frozen=True)
+class OnnxSubject:
+    """A variant that ONNX Runtime runs, here or with every node literally as it stands.
+
+    Args:
+        config: all that decides what ``lay_out`` writes besides the model and the nodes: the layout, the digest of the
+            calibration set. Names the cached builds.
+        here: this machine has the kernels that the target has, so what it times and answers is what the target does.
+        check: why the recipe's limits refuse a model.
+    """
+
+    units: Sequence[Unit]
+    float_model: Path
+    lay_out: LayOut
+    config: object
+    work: Work
+    clock: Clock
+    pruned: float = 0.0
+    here: bool = True
+    check: Callable[[Path], str | None] = lambda _model: None
+
+    def build(self, keep_float: Collection[str], *, draft: bool = False) -> Path:
+        """Built once: kept in the work directory by all that decides it."""
+        unknown = set(keep_float) - {unit.name for unit in self.units}
+        if unknown:
+            raise ValueError(f"no unit is called {', '.join(sorted(unknown))}")
+        if len(keep_float) == len(self.units):
+            return self.float_model
+        nodes = [node for unit in self.units if unit.name in keep_float for node in unit.nodes]
+
+        def make(folder: Path) -> Mapping[str, object]:
+            self.lay_out(folder / "model.onnx", nodes, draft)
+            return {}
+
+        config = {"model": file_digest(self.float_model), "config": self.config, "keep": nodes, "draft": draft}
+        return self.work.cached("candidate", 1, [], config, make) / "model.onnx"
+
+    def run(self, model: Path) -> Run:
+        if self.here or model == self.float_model:
+            return compare.on_onnxruntime(model)
+        return compare.literally(onnx.load(model))
+
+    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]] | None:
+        return time_in_turn(models, rounds, self.clock) if self.here else None
+
+    def refused(self, model: Path) -> str | None:
+        return self.check(model)
+
+
+def time_in_turn(models: Sequence[Path], rounds: int, clock: Clock) -> list[list[float]]:
+    """Milliseconds of one run each, one thread, forwards and backwards by turns: a drift hits all of them alike."""
+    backends = [OnnxrtBackend(model, threads=1) for model in models]
+    for backend in backends * _WARM_UP:
+        backend.run()
+    times: list[list[float]] = [[] for _ in backends]
+    for number in range(rounds):
+        order = range(len(backends)) if number % 2 == 0 else range(len(backends) - 1, -1, -1)
+        for index in order:
+            started = clock.monotonic()
+            backends[index].run()
+            times[index].append((clock.monotonic() - started) * 1e3)
+    return times
