@@ -78,7 +78,8 @@ class Search:
             names = [unit.name for unit in subject.units]
             damages.append({name: o[1].damage for name, o in zip(names, options, strict=True)})
             keeps = [frozenset(n for n, option in zip(names, c, strict=True) if not option) for c in proposals(options)]
-            wanted += [(number, keep) for keep in dict.fromkeys([frozenset[str](), *keeps])]
+            ends = [frozenset[str](), frozenset(names)]  # everything quantized; of a pruned model, also nothing
+            wanted += [(number, keep) for keep in dict.fromkeys([*ends, *keeps])]
         self._try_all(wanted, "candidate")
         self._try_all(repairs(list(self.trials), self._aim, damages), "repaired candidate")
         return self._confirm(choose(list(self.trials), self._aim))
@@ -134,6 +135,8 @@ class Search:
 
     def _gains(self, subject: Subject) -> list[float]:
         """What each unit saves by being quantized, as shares of the whole quantized model's time."""
+        if not subject.units:
+            return []
         macs, everything = [unit.macs for unit in subject.units], subject.build((), draft=True)
         both = self._measure.times(subject, [subject.float_model, everything], self.effort.try_s, MIN_BLOCKS)
         if both is None:
