@@ -290,17 +290,17 @@ def time_ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
     """
     if len(times) != len(base) or len(times) < MIN_BLOCKS:
         raise ValueError(f"{len(times)} and {len(base)} rounds; expected as many of each, {MIN_BLOCKS} at least")
-    ratios = np.array(times, np.float64) / np.array(base, np.float64)
-    return Ratio(float(np.median(ratios)), _blocks_at_most(ratios))
+    return Ratio(*_blocks(np.array(times, np.float64) / np.array(base, np.float64)))
 
 
 def median_at_most(times: Sequence[float]) -> float:
     """Upper end of the one-sided 95 % interval of a median time."""
-    return _blocks_at_most(np.array(times, np.float64))
+    return _blocks(np.array(times, np.float64))[1]
 
 
-def _blocks_at_most(values: Floats) -> float:
-    """Of the median over blocks of neighbours, which are resampled whole."""
+def _blocks(values: Floats) -> tuple[float, float]:
+    """The median over blocks of neighbours, and its upper bound: blocks are resampled whole."""
     blocks = np.array([np.median(block) for block in np.array_split(values, max(MIN_BLOCKS, len(values) // 16))])
     drawn = np.random.default_rng(0).integers(0, len(blocks), (_RESAMPLES, len(blocks)))
-    return float(np.percentile(np.median(blocks[drawn], axis=1), 100 * (1 - ERROR)))
+    median = float(np.median(blocks))
+    return median, max(median, float(np.percentile(np.median(blocks[drawn], axis=1), 100 * (1 - ERROR))))

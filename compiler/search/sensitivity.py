@@ -20,7 +20,7 @@ from skerry.manifest import Classification, Interface
 
 Floats = NDArray[np.float64]
 
-_LEAST = 1e-9  # probability
+_LEAST = 1e-9  # of a probability, and of an error
 _WORST = 1e3  # damage of an output that is not finite
 
 
@@ -88,15 +88,15 @@ def gain(without: Sequence[float], everything: Sequence[float]) -> Gain:
 def settle(gains: Sequence[Gain], expected: Sequence[float]) -> list[float]:
     """Gains drawn towards what is expected of each unit, by as much as they are noise.
 
-    A unit of a deep net is a hundredth of its time, and so is the noise of a measurement. Empirical Bayes (Efron and
-    Morris, JASA 70:311, 1975): the spread of measured against expected, less the noise, says how far units really
-    differ from what is expected of them; measurements count in that proportion.
+    A unit of a deep net is a hundredth of its time, and so is the noise of a measurement. Empirical Bayes, with the
+    spread between units by moments (DerSimonian and Laird, Controlled Clinical Trials 7:177, 1986): how far units
+    really differ from what is expected of them, judged by the ones that were measured well.
     """
-    found, errors = np.array([g.value for g in gains]), np.array([g.error for g in gains])
-    prior = np.array(expected, np.float64)
-    real = max(0.0, float(np.mean((found - prior) ** 2 - errors**2)))
-    weight = np.divide(real, real + errors**2, out=np.ones_like(errors), where=errors > 0)
-    return [float(v) for v in prior + weight * (found - prior)]
+    found, errors = np.array([g.value for g in gains]), np.array([max(g.error, _LEAST) for g in gains])
+    prior, precision = np.array(expected, np.float64), 1.0 / errors**2
+    excess = float((precision * (found - prior) ** 2).sum()) - len(found)
+    real = max(0.0, excess / float(precision.sum()))
+    return [float(v) for v in prior + real / (real + errors**2) * (found - prior)]
 
 
 def by_macs(macs: Sequence[int], total: float) -> list[float]:

@@ -147,5 +147,14 @@ def test_a_gain_that_stands_out_is_believed() -> None:
     assert settled[0] == pytest.approx(0.05, abs=0.01)
 
 
+def test_one_unit_that_was_measured_badly_does_not_drown_the_others() -> None:
+    gains = [Gain(0.05, 0.005)] * 8 + [Gain(-0.4, 0.01), Gain(0.9, 3.0)]
+
+    settled = settle(gains, [0.05] * 10)
+
+    assert settled[-2] == pytest.approx(-0.4, abs=0.02)
+    assert settled[-1] == pytest.approx(0.05, abs=0.05)
+
+
 def test_units_without_multiplications_share_alike() -> None:
     assert by_macs([0, 0], 1.0) == [0.5, 0.5]
