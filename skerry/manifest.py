@@ -7,6 +7,7 @@ here untouched; the release id is the SHA-256 of those bytes; a higher major ver
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Annotated, Literal, Union
 
@@ -112,8 +113,31 @@ class Weight(msgspec.Struct, frozen=True):
     sha256: Sha256
 
 
+class InGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """What a variant's own graph does besides the net. See docs/in-graph.md.
+
+    Attributes:
+        frame: height and width of the frames that it takes, uint8 [1, height, width, 3] RGB, as `FRAMES`. The net's
+            input tensor is then one of its outputs, so that a proof still sees it. Null: it takes the input tensor.
+        answers: it also gives the answers, as the tensors of `answer_tensors`.
+    """
+
+    frame: tuple[Positive, Positive] | None = None
+    answers: bool = False
+
+
+FRAMES = "frames"
+ANSWER_BOXES, ANSWER_SCORES = "answer_boxes", "answer_scores"
+ANSWER_CLASSES, ANSWER_COUNT = "answer_classes", "answer_count"
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run the release: ``backend`` loads ``model``, which reads ``files``, all under ``variants/<id>/``."""
+    """One way to run the release: ``backend`` loads ``model``, which reads ``files``, all under ``variants/<id>/``.
+
+    Attributes:
+        graph: what its graph does besides the net; null in most releases. An older Skerry does not know it, finds
+            other tensors in the model than the manifest promises, and refuses the release.
+    """
 
     id: VariantId
     backend: str
@@ -122,6 +146,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     files: list[str]
     weights: list[Weight] = []
+    graph: InGraph | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +233,33 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         """Height and width of the input tensor."""
         shape = self.inputs[0].shape
         return (shape[2], shape[3]) if self.preprocess.layout == "nchw" else (shape[1], shape[2])
+
+    def answer_tensors(self) -> list[Tensor]:
+        """What a graph that decodes gives for one frame: answers in order, best first, filled up with zeros.
+
+        Classification: scores and classes. Detection: boxes (corners, as fractions of the frame, or of the input where
+        the graph does not know the frame), scores, classes, and how many there are.
+        """
+        post = self.postprocess
+        scores = next(t.shape for t in self.outputs if t.name == post.scores)
+        if isinstance(post, Classification):
+            found = min(max(2, post.top), math.prod(scores))  # two at least: a proof asks for the best's lead
+            return [Tensor(ANSWER_SCORES, "float32", [1, found]), Tensor(ANSWER_CLASSES, "int64", [1, found])]
+        classes = scores[-1] - (post.background is not None)
+        found = min(post.max_boxes, classes * math.prod(scores[:-1]))
+        return [
+            Tensor(ANSWER_BOXES, "float32", [1, found, 4]),
+            Tensor(ANSWER_SCORES, "float32", [1, found]),
+            Tensor(ANSWER_CLASSES, "int64", [1, found]),
+            Tensor(ANSWER_COUNT, "int64", [1]),
+        ]
+
+    def tensors(self, graph: InGraph | None) -> tuple[list[Tensor], list[Tensor]]:
+        """The inputs and outputs of a model whose graph does that much."""
+        inputs, outputs = self.inputs, self.outputs
+        if graph is not None and graph.frame is not None:
+            inputs, outputs = [Tensor(FRAMES, "uint8", [1, *graph.frame, 3])], [*outputs, *inputs]
+        return inputs, [*outputs, *self.answer_tensors()] if graph is not None and graph.answers else outputs
 
     def check(self) -> None:
         """Raises `FormatError` if the parts contradict each other."""

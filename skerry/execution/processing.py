@@ -19,7 +19,7 @@ Frame = NDArray[np.uint8]  # [height, width, 3], RGB
 Outputs = Mapping[str, NDArray[np.generic]]
 
 # Rec. 601 luma, as Pillow's "L" and OpenCV's COLOR_RGB2GRAY.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Geometry:
@@ -95,7 +95,7 @@ class Preprocessor:
         if self._spec.color == "bgr":
             planes = planes[::-1]
         elif self._gray:
-            planes = np.tensordot(_LUMA, planes, axes=1)[None]
+            planes = np.tensordot(LUMA, planes, axes=1)[None]
         _, _, height, width = geometry.inside()
         top, left = max(0, geometry.top), max(0, geometry.left)
         out = tensor[0] if self._spec.layout == "nchw" else np.moveaxis(tensor[0], -1, 0)

@@ -21,10 +21,12 @@ _BLOCK = 16  # target pixels per block: small enough to skip zeros, large enough
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
+    """A dense piece of a banded matrix: which targets, from which sources, by which weights [targets, sources]."""
+
     out: slice
     source: slice
-    weights: Float  # [targets, sources]
+    weights: Float
 
 
 def taps(
@@ -54,14 +56,15 @@ def taps(
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _blocks(matrix: Float) -> list[_Block]:
-    blocks = []
+def blocks(matrix: Float) -> list[Block]:
+    """The matrix [target, source] as dense pieces, without the zeros around the band."""
+    found = []
     for start in range(0, len(matrix), _BLOCK):
         rows = matrix[start : start + _BLOCK]
         used = np.flatnonzero(rows.any(axis=0))
         source = slice(int(used[0]), int(used[-1]) + 1)
-        blocks.append(_Block(slice(start, start + len(rows)), source, np.ascontiguousarray(rows[:, source])))
-    return blocks
+        found.append(Block(slice(start, start + len(rows)), source, np.ascontiguousarray(rows[:, source])))
+    return found
 
 
 class Resizer:
@@ -87,8 +90,8 @@ class Resizer:
         used_rows, used_columns = np.flatnonzero(rows.any(axis=0)), np.flatnonzero(columns.any(axis=0))
         self._rows = slice(int(used_rows[0]), int(used_rows[-1]) + 1)
         self._columns = slice(int(used_columns[0]), int(used_columns[-1]) + 1)
-        self._vertical = _blocks(rows[:, self._rows])
-        self._horizontal = _blocks(columns[:, self._columns])
+        self._vertical = blocks(rows[:, self._rows])
+        self._horizontal = blocks(columns[:, self._columns])
         tall, wide = self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
         self._planes = np.empty((3, tall, wide), np.float32)
         self._narrow = np.empty((3, tall, width), np.float32)
