@@ -13,7 +13,7 @@ import msgspec
 
 from skerry.config import convert, read_toml
 from skerry.errors import ConfigError, UsageError
-from skerry.manifest import FLOOR, Classification, Detection, Limits, Positive, Preprocess, check_name, tighter
+from skerry.manifest import FLOOR, Classification, Detection, InGraph, Limits, Positive, Preprocess, check_name, tighter
 
 MIN_CALIBRATION_FRAMES = 100  # fewer say little about a camera's whole day: refused, or forced and marked
 
@@ -60,6 +60,10 @@ class DetectionSettings(
     """`skerry.manifest.Detection`, refusing what it does not know."""
 
 
+class GraphSettings(InGraph, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`skerry.manifest.InGraph`, refusing what it does not know."""
+
+
 class ProofSettings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the release is to prove itself: `skerry.manifest.Limits`, and how many frames go along."""
 
@@ -83,6 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     postprocess: ClassificationSettings | DetectionSettings
     labels: str | None = None
     proof: ProofSettings = ProofSettings()
+    graph: GraphSettings | None = None
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from skerry.disk import Reached
 from skerry.errors import BackendError, SkerryError, StorageError
 from skerry.execution import prove
 from skerry.execution.backend import load_variant
-from skerry.execution.processing import Preprocessor, make_decoder
+from skerry.execution.ingraph import make_preprocessor, make_reader
 from skerry.manifest import DeviceFacts, Limits, Manifest, eligible
 from skerry.update import (
     Assigned,
@@ -310,10 +310,12 @@ class Updater:
     def _load(self, chosen: Chosen) -> ActiveModel:
         """Loads a release from its slot and warms it up, so that its first live frame is like any other."""
         root, manifest = self._tools.slots.folder(chosen.release), self._manifest(chosen.release)
-        backend = load_variant(root, manifest, manifest.variant(chosen.variant), threads=self._tools.threads)
+        variant = manifest.variant(chosen.variant)
+        backend = load_variant(root, manifest, variant, threads=self._tools.threads)
         for _ in range(_WARM_UP):
             backend.run()
-        return ActiveModel(chosen.release, chosen.variant, backend, Preprocessor(manifest), make_decoder(manifest))
+        preprocess, decode = make_preprocessor(manifest, variant.graph), make_reader(manifest, variant.graph)
+        return ActiveModel(chosen.release, chosen.variant, backend, preprocess, decode)
 
     def _manifest(self, release: str) -> Manifest:
         try:

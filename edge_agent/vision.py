@@ -20,7 +20,8 @@ from edge_agent.mailbox import Captured, Mailbox
 from skerry.clock import Clock
 from skerry.errors import BackendError, SkerryError
 from skerry.execution.backend import Backend, Tensors
-from skerry.execution.processing import Decoder, Preprocessor
+from skerry.execution.ingraph import ToInput
+from skerry.execution.processing import Decoder
 from skerry.wire import Answer
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class ActiveModel:
     release: str
     variant: str
     backend: Backend
-    preprocess: Preprocessor
+    preprocess: ToInput
     decode: Decoder
 
     def __call__(self, frame: Captured) -> list[Answer]:

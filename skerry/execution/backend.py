@@ -78,8 +78,9 @@ def load_variant(root: Path, manifest: Manifest, variant: Variant, *, threads: i
     """
     backend = backend_class(variant.backend)(root / variant.model, threads=threads)
     try:
-        _hold_to(variant.id, "inputs", manifest.inputs, backend.inputs)
-        _hold_to(variant.id, "outputs", manifest.outputs, backend.run())
+        inputs, outputs = manifest.tensors(variant.graph)
+        _hold_to(variant.id, "inputs", inputs, backend.inputs)
+        _hold_to(variant.id, "outputs", outputs, backend.run())
     except BackendError:
         backend.close()
         raise

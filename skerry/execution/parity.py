@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.execution.processing import Decoder, iou, make_decoder
-from skerry.manifest import Classification, Detection, Interface, Limits
+from skerry.execution.ingraph import make_reader
+from skerry.execution.processing import Decoder, iou
+from skerry.manifest import Classification, Detection, InGraph, Interface, Limits
 from skerry.wire import Answer
 
 # Two boxes say the same if they overlap by this much: looser than an eye, tighter than any shifted frame allows.
@@ -58,12 +59,12 @@ class Agreement:
         return self.same / self.decided if self.decided else 0.0
 
 
-def proof_decoder(interface: Interface) -> Decoder:
+def proof_decoder(interface: Interface, graph: InGraph | None = None) -> Decoder:
     """The release's decoder, but listing enough to tell a margin: at least two labels, no threshold on them."""
     post = interface.postprocess
     if isinstance(post, Classification):
         post = msgspec.structs.replace(post, top=max(2, post.top), min_score=0.0)
-    return make_decoder(msgspec.structs.replace(interface, postprocess=post))
+    return make_reader(msgspec.structs.replace(interface, postprocess=post), graph)
 
 
 def agree(

@@ -30,8 +30,9 @@ from skerry.clock import Clock, SystemClock
 from skerry.documents import parse
 from skerry.errors import BundleError, FormatError, SkerryError
 from skerry.execution.backend import Backend, Tensors, load_variant
+from skerry.execution.ingraph import ToInput, make_preprocessor
 from skerry.execution.parity import Noise, agree, proof_decoder
-from skerry.execution.processing import Decoder, Frame, Preprocessor
+from skerry.execution.processing import Decoder, Frame
 from skerry.manifest import Limits, Manifest, Variant, release_id, tighter
 from skerry.wire import Answer, ProofReport
 
@@ -148,11 +149,17 @@ def timed_out(seconds: float) -> Outcome:
 
 @dataclass
 class _Candidate:
-    """A loaded variant and what was measured of it so far."""
+    """A loaded variant and what was measured of it so far.
+
+    Attributes:
+        entry: name of the net's input tensor, which a graph that takes frames gives as an output.
+    """
 
     variant: Variant
     backend: Backend
-    preprocess: Preprocessor
+    preprocess: ToInput
+    decode: Decoder
+    entry: str
     input_noise: Noise
     output_noise: dict[str, Noise]
     answers: list[list[Answer]]
@@ -171,7 +178,6 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
     manifest = Manifest.parse(raw)
     check_files(root, manifest, manifest.variant_files(set(variants)))
     limits = tighter(limits, manifest.proof.limits)
-    decode = proof_decoder(manifest)
     candidates = [_load(root, manifest, manifest.variant(v), threads) for v in variants]
     proof = manifest.proof
     try:
@@ -180,7 +186,7 @@ def measure(root: Path, variants: Sequence[str], limits: Limits, threads: int, c
                 for index in range(proof.count):
                     frame = _picture(frames.get_tensor(f"frame/{index}"))
                     for candidate in candidates:
-                        outputs = _run(candidate, frame, decode, limits, clock)
+                        outputs = _run(candidate, frame, limits, clock)
                         if turn == 0:
                             _compare(candidate, outputs, reference, index, has_input=index < proof.inputs)
         answers = parse((root / proof.answers).read_bytes(), list[list[Answer]], proof.answers)
@@ -197,7 +203,8 @@ def _load(root: Path, manifest: Manifest, variant: Variant, threads: int) -> _Ca
     for _ in range(_WARM_UP):
         backend.run()
     noise = {t.name: Noise() for t in manifest.outputs}
-    return _Candidate(variant, backend, Preprocessor(manifest), Noise(), noise, [], [])
+    preprocess, decode = make_preprocessor(manifest, variant.graph), proof_decoder(manifest, variant.graph)
+    return _Candidate(variant, backend, preprocess, decode, manifest.inputs[0].name, Noise(), noise, [], [])
 
 
 def _picture(array: np.ndarray) -> Frame:
@@ -208,13 +215,13 @@ def _picture(array: np.ndarray) -> Frame:
     return array
 
 
-def _run(candidate: _Candidate, frame: np.ndarray, decode: Decoder, limits: Limits, clock: Clock) -> Tensors:
+def _run(candidate: _Candidate, frame: np.ndarray, limits: Limits, clock: Clock) -> Tensors:
     """One frame through the whole path, timed."""
     started = clock.monotonic()
     (tensor,) = candidate.backend.inputs.values()
     geometry = candidate.preprocess(frame, tensor)
     outputs = candidate.backend.run()
-    answers = decode(outputs, geometry, limits.min_margin)
+    answers = candidate.decode(outputs, geometry, limits.min_margin)
     candidate.times.append(clock.monotonic() - started)
     candidate.answers.append(answers)
     return outputs
@@ -223,7 +230,8 @@ def _run(candidate: _Candidate, frame: np.ndarray, decode: Decoder, limits: Limi
 def _compare(candidate: _Candidate, outputs: Tensors, reference: safe_open, index: int, *, has_input: bool) -> None:
     """Adds the frame that just ran to the candidate's noise."""
     if has_input:
-        (tensor,) = candidate.backend.inputs.values()
+        inputs = candidate.backend.inputs
+        tensor = inputs[candidate.entry] if candidate.entry in inputs else outputs[candidate.entry]
         candidate.input_noise.add(reference.get_tensor(f"input/{index}"), tensor)
     for name, noise in candidate.output_noise.items():
         noise.add(reference.get_tensor(f"output/{name}/{index}"), outputs[name])
