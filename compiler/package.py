@@ -21,7 +21,7 @@ from skerry.bundle import pack
 from skerry.disk import Disk
 from skerry.errors import CompileError
 from skerry.execution.parity import is_decided
-from skerry.manifest import Detection, File, Interface, Limits, Manifest, Proof, Requires, Variant
+from skerry.manifest import Detection, File, InGraph, Interface, Limits, Manifest, Proof, Requires, Variant
 from skerry.wire import Answer
 
 _PROOF_INPUTS = 4  # proof frames whose input tensor goes along: enough to tell one pre-processing from another
@@ -45,8 +45,8 @@ class ReleaseFolder:
         self._disk.make_dirs(target.parent)
         self._disk.replace(target, data)
 
-    def add_variant(self, plan: VariantPlan, requires: Requires, model: Path) -> Variant:
-        """Writes a model in the shipped layout."""
+    def add_variant(self, plan: VariantPlan, requires: Requires, model: Path, graph: InGraph | None = None) -> Variant:
+        """Writes a model in the shipped layout; ``graph`` is what it does besides the net."""
         folder = f"variants/{plan.id}"
         self._disk.make_dirs(self.root / folder)
         weights = onnxfile.write(onnx.load(model), self.root / folder, self._disk, folder)
@@ -59,6 +59,7 @@ class ReleaseFolder:
             model=files[0],
             files=files,
             weights=weights,
+            graph=graph,
         )
 
     def add_proof(

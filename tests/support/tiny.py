@@ -26,6 +26,7 @@ from skerry.manifest import (
     FORMAT,
     Classification,
     File,
+    InGraph,
     Interface,
     Limits,
     Manifest,
@@ -146,6 +147,7 @@ class Tiny:
     labels: list[str] = field(default_factory=lambda: list(COLOURS))
     variants: dict[str, onnx.ModelProto] = field(default_factory=lambda: {"fp32": model()})
     requires: dict[str, Requires] = field(default_factory=dict)
+    graphs: dict[str, InGraph] = field(default_factory=dict)
     preprocess: Preprocess = PREPROCESS
     limits: Limits = LIMITS
     key: ec.EllipticCurvePrivateKey = KEY
@@ -216,6 +218,7 @@ class Tiny:
             model=f"{prefix}/model.onnx",
             files=[f"{prefix}/model.onnx", f"{prefix}/weights.bin"],
             weights=[weight],
+            graph=self.graphs.get(name),
         )
 
     def _proof(self, root: Path, interface: Interface) -> Proof:

@@ -1,0 +1,89 @@
+"""What a compilation does for a release whose graph takes frames: chooses frames, draws, and holds it to the runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+from compiler.compare import Hop, Reference, on_onnxruntime
+from compiler.ingraph.difference import Difference, by_runtime
+from compiler.ingraph.suppress import Suppression
+from compiler.ingraph.wrap import Surroundings, surround
+from compiler.samples import Samples
+from skerry.disk import Disk
+from skerry.errors import CalibrationError
+from skerry.execution.frames import read_frames
+from skerry.execution.ingraph import make_preprocessor, make_reader
+from skerry.manifest import InGraph, Interface, Limits
+
+MAX_BOX_PX = 1.0
+VERSION = 1  # of the pass
+
+
+def of_size(samples: Samples, graph: InGraph | None) -> Samples:
+    """The samples, of the frames that judge only those that the graph takes. Any frame may calibrate.
+
+    Raises:
+        CalibrationError: there is none.
+    """
+    if graph is None or graph.frame is None:
+        return samples
+    frames = read_frames([(s.path, s.index) for s in samples.report])
+    fitting = [s for s, frame in zip(samples.report, frames, strict=True) if frame.shape[:2] == graph.frame]
+    if not fitting:
+        height, width = graph.frame
+        raise CalibrationError(
+            f"none of the {len(samples.report)} frames that judge is {width}x{height}, the size that [graph] frame "
+            "says: give --calib a video or photos of that camera"
+        )
+    return msgspec.structs.replace(samples, report=fitting)
+
+
+def around(graph: InGraph, limits: Limits, backend: str) -> Surroundings:
+    """What a variant's graph gets around it: suppression by fixed shapes wherever it is not ONNX Runtime that runs."""
+    return Surroundings(graph, slack=limits.min_margin, suppression=Suppression(fixed=backend != "onnxrt"))
+
+
+def write(source: Path, target: Path, interface: Interface, surroundings: Surroundings, disk: Disk) -> None:
+    """Writes ``source`` with its surroundings. Raises `CompileError`, as `surround` does."""
+    made = surround(onnx.load(source), interface, surroundings)
+    disk.replace(target, made.SerializeToString(deterministic=True))
+
+
+def compare_in_graph(name: str, reference: Reference, plain: Path, drawn: Path, graph: InGraph, limits: Limits) -> Hop:
+    """A model with its processing in the graph against the same model inside the runtime's own."""
+    interface = reference.interface
+    post, entry = interface.postprocess, interface.inputs[0].name
+    wanted = by_runtime(on_onnxruntime(plain), interface, reference.frames)
+    run, prepare, read = on_onnxruntime(drawn), make_preprocessor(interface, graph), make_reader(interface, graph)
+    (taken,), _ = interface.tensors(graph)
+    found, buffer = Difference(), np.zeros(taken.shape, taken.dtype)
+    for frame, (tensor, answers) in zip(reference.frames, wanted, strict=True):
+        geometry = prepare(frame, buffer)
+        outputs = run(buffer)
+        found.input.add(tensor, outputs.get(entry, buffer))
+        found.add(answers, read(outputs, geometry), (frame.shape[0], frame.shape[1]), post.min_score)
+    return _hop(name, found, limits.min_input_sqnr_db)
+
+
+def _hop(name: str, found: Difference, limit_db: float) -> Hop:
+    failed = None
+    if found.input.db() < limit_db:
+        failed = f"its input is not the runtime's: {found.input.db():.1f} dB, at least {limit_db:.0f} wanted"
+    elif found.alone or found.box_px > MAX_BOX_PX:
+        failed = (
+            f"its answers are not the runtime's: {found.alone} of {found.answers} have no counterpart, boxes are up "
+            f"to {found.box_px:.2f} px apart, at most {MAX_BOX_PX:.0f} wanted"
+        )
+    return Hop(
+        name=name,
+        frames=found.frames,
+        sqnr_db=found.input.db(),
+        limit_db=limit_db,
+        same=found.answers - found.alone,
+        decided=found.answers,
+        failed=failed,
+    )
