@@ -1,4 +1,4 @@
-"""What a compilation does for a release whose graph takes frames: chooses frames, draws, and holds it to the runtime."""
+"""A release whose graph takes frames: which frames judge, what is drawn, how it is held to the runtime."""
 
 from __future__ import annotations
 
