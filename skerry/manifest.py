@@ -128,7 +128,7 @@ class InGraph(msgspec.Struct, frozen=True, kw_only=True):
 
 FRAMES = "frames"
 ANSWER_BOXES, ANSWER_SCORES = "answer_boxes", "answer_scores"
-ANSWER_CLASSES, ANSWER_COUNT = "answer_classes", "answer_count"
+ANSWER_CLASSES, ANSWER_COUNT, ANSWER_MISSED = "answer_classes", "answer_count", "answer_missed"
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +238,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         """What a graph that decodes gives for one frame: answers in order, best first, filled up with zeros.
 
         Classification: scores and classes. Detection: boxes (corners, as fractions of the frame, or of the input where
-        the graph does not know the frame), scores, classes, and how many there are.
+        the graph does not know the frame), scores, classes, how many there are, and how many scores over the threshold
+        the graph did not look at.
         """
         post = self.postprocess
         scores = next(t.shape for t in self.outputs if t.name == post.scores)
@@ -252,6 +253,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
             Tensor(ANSWER_SCORES, "float32", [1, found]),
             Tensor(ANSWER_CLASSES, "int64", [1, found]),
             Tensor(ANSWER_COUNT, "int64", [1]),
+            Tensor(ANSWER_MISSED, "int64", [1]),
         ]
 
     def tensors(self, graph: InGraph | None) -> tuple[list[Tensor], list[Tensor]]:

@@ -14,6 +14,7 @@ from skerry.manifest import (
     ANSWER_BOXES,
     ANSWER_CLASSES,
     ANSWER_COUNT,
+    ANSWER_MISSED,
     ANSWER_SCORES,
     Classification,
     Detection,
@@ -71,7 +72,8 @@ def _draw_boxes(
     d.name(d.add("Where", present, scores, d.constant(0.0)), ANSWER_SCORES)
     d.name(d.add("Where", present, classes, d.constant(0, np.int64)), ANSWER_CLASSES)
     counted = d.add("ReduceSum", d.add("Cast", present, to=TensorProto.FLOAT), d.whole(1), keepdims=0)
-    d.name(d.add("Cast", counted, to=TensorProto.INT64), ANSWER_COUNT)
+    count = d.name(d.add("Cast", counted, to=TensorProto.INT64), ANSWER_COUNT)
+    d.name(kept.missed or d.add("Sub", count, count), ANSWER_MISSED)
 
 
 def _candidates(d: Drawing, post: Detection, interface: Interface) -> Candidates:

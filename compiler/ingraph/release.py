@@ -42,9 +42,13 @@ def of_size(samples: Samples, graph: InGraph | None) -> Samples:
     return msgspec.structs.replace(samples, report=fitting)
 
 
-def around(graph: InGraph, limits: Limits, backend: str) -> Surroundings:
-    """What a variant's graph gets around it: suppression by fixed shapes wherever it is not ONNX Runtime that runs."""
-    return Surroundings(graph, slack=limits.min_margin, suppression=Suppression(fixed=backend != "onnxrt"))
+def around(graph: InGraph, interface: Interface, limits: Limits, backend: str) -> Surroundings:
+    """What a variant's graph gets around it: suppression by fixed shapes wherever it is not ONNX Runtime that runs.
+
+    The threshold is lowered by the proof's margin, but by half of itself at most: at zero every box is a candidate.
+    """
+    slack = min(limits.min_margin, interface.postprocess.min_score / 2)
+    return Surroundings(graph, slack=slack, suppression=Suppression(fixed=backend != "onnxrt"))
 
 
 def write(source: Path, target: Path, interface: Interface, surroundings: Surroundings, disk: Disk) -> None:

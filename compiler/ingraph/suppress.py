@@ -30,7 +30,8 @@ _LOOP = f"{PREFIX}loop/"
 class Suppression:
     """Which form; ``candidates`` is how many of an image's scores the fixed one looks at, over all its classes.
 
-    A candidate beyond them matters only if fewer than ``max_boxes`` of those are kept; `MISSED` counts them.
+    What lies beyond them matters only if fewer than ``max_boxes`` of those are kept. It is counted, so that a reader
+    can tell.
     """
 
     fixed: bool = False
@@ -38,8 +39,6 @@ class Suppression:
 
 
 BY_OPERATOR = Suppression()
-
-MISSED = "answer_missed"  # int64 [N]: candidates over the threshold that the fixed form did not look at
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,17 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Kept:
-    """Scores [N, L], `LOWEST` where suppressed, and their places [N, L] in the row of all scores, class by class.
+    """What stays.
 
-    Null: the row is that of all scores.
+    Attributes:
+        scores: [N, L], `LOWEST` where suppressed.
+        places: [N, L], of these in the row of all scores, class by class; None: they are that row.
+        missed: int64 [N], scores at and above the threshold that were not looked at; None: all were.
     """
 
     scores: str
     places: str | None = None
+    missed: str | None = None
 
 
 def draw_suppression(
@@ -82,8 +85,9 @@ def draw_suppression(
     valid = d.add("Cast", d.add("GreaterOrEqual", scores, d.constant(floor)), to=TensorProto.FLOAT)
     overlaps = _overlaps(d, *locate(d, found, places), looked, post.iou_threshold)
     keep = _fixed_point(d, overlaps, valid, looked)
-    _count_missed(d, flat, valid, floor)
-    return Kept(d.add("Where", d.add("Less", keep, d.constant(0.5)), d.constant(LOWEST), scores), places)
+    kept = d.add("Where", d.add("Less", keep, d.constant(0.5)), d.constant(LOWEST), scores)
+    every, seen = _strong(d, flat, post), _strong(d, scores, post)
+    return Kept(kept, places, d.add("Cast", d.add("Sub", every, seen), to=TensorProto.INT64))
 
 
 def locate(d: Drawing, found: Candidates, places: str) -> tuple[str, str]:
@@ -157,7 +161,7 @@ def _fixed_point(d: Drawing, overlaps: str, valid: str, looked: int) -> str:
     return d.add("Squeeze", d.add("Loop", most, yes, row, body=body), d.whole(1))
 
 
-def _count_missed(d: Drawing, flat: str, valid: str, floor: np.float32) -> None:
-    every = d.add("Cast", d.add("GreaterOrEqual", flat, d.constant(floor)), to=TensorProto.FLOAT)
-    sums = [d.add("ReduceSum", value, d.whole(1), keepdims=0) for value in (every, valid)]
-    d.name(d.add("Cast", d.add("Sub", *sums), to=TensorProto.INT64), MISSED)
+def _strong(d: Drawing, scores: str, post: Detection) -> str:
+    """How many of each row are at or above the threshold, as a float: exact below 2**24."""
+    strong = d.add("GreaterOrEqual", scores, d.constant(post.min_score))
+    return d.add("ReduceSum", d.add("Cast", strong, to=TensorProto.FLOAT), d.whole(1), keepdims=0)

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 from compiler.ingraph.answers import draw_answers
 from compiler.ingraph.drawing import Drawing
 from compiler.ingraph.preprocess import draw_input
-from compiler.ingraph.suppress import BY_OPERATOR, MISSED, Suppression
+from compiler.ingraph.suppress import BY_OPERATOR, Suppression
 from skerry.errors import CompileError
-from skerry.manifest import FRAMES, Detection, InGraph, Interface, Tensor
+from skerry.manifest import FRAMES, InGraph, Interface, Tensor
 
 MIN_OPSET = 13  # axes of ReduceSum and Squeeze as inputs
 _DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int64": TensorProto.INT64}
@@ -59,16 +59,10 @@ def surround(model: onnx.ModelProto, interface: Interface, around: Surroundings)
     before = len(d.nodes)
     if around.graph.answers:
         draw_answers(d, interface, around.graph.frame, around.slack, around.suppression)
-        graph.output.extend(_info(t, _batch(net_input)) for t in _answers(interface, around))
+        graph.output.extend(_info(t, _batch(net_input)) for t in interface.answer_tensors())
     graph.node.extend([*d.nodes[:before], *nodes, *d.nodes[before:]])
     graph.initializer.extend(d.constants)
     return made
-
-
-def _answers(interface: Interface, around: Surroundings) -> list[Tensor]:
-    found = interface.answer_tensors()
-    fixed = around.suppression.fixed and isinstance(interface.postprocess, Detection)
-    return [*found, Tensor(MISSED, "int64", [1])] if fixed else found
 
 
 def _info(tensor: Tensor, batch: int | str) -> onnx.ValueInfoProto:

@@ -17,6 +17,7 @@ from skerry.manifest import (
     ANSWER_BOXES,
     ANSWER_CLASSES,
     ANSWER_COUNT,
+    ANSWER_MISSED,
     ANSWER_SCORES,
     Classification,
     InGraph,
@@ -72,6 +73,7 @@ class _Reader:
         self._of_input = graph.frame is None
 
     def __call__(self, outputs: Outputs, geometry: Geometry, slack: float = 0.0) -> list[Answer]:
+        """Raises `BackendError` if the graph did not look at all that counts: nothing is lost without a word."""
         post = self._post
         scores, classes = np.asarray(outputs[ANSWER_SCORES][0], np.float32), outputs[ANSWER_CLASSES][0]
         if isinstance(post, Classification):
@@ -79,6 +81,11 @@ class _Reader:
         else:
             count, most = int(outputs[ANSWER_COUNT][0]), post.max_boxes
             boxes = self._boxes(outputs, geometry)
+            if count < most and outputs[ANSWER_MISSED][0] > 0:
+                raise BackendError(
+                    f"its graph left {outputs[ANSWER_MISSED][0]} scores over the threshold aside, and answers may be "
+                    "missing: compile it with more candidates or a higher min_score"
+                )
         strong = [i for i in range(min(count, most, len(scores))) if scores[i] >= post.min_score - slack]
         labelled = [(name(self._labels, int(classes[i])), float(scores[i])) for i in strong]
         if boxes is None:

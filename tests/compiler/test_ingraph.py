@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from compiler.ingraph.suppress import MISSED, Suppression
+from compiler.ingraph.suppress import Suppression
 from compiler.ingraph.wrap import Surroundings, surround
 from skerry.errors import BackendError, CompileError
 from skerry.execution.ingraph import make_preprocessor, make_reader
@@ -209,19 +209,24 @@ def test_with_the_frame_known_boxes_are_fractions_of_it(form):
 
 
 def test_what_the_fixed_form_did_not_look_at_is_counted():
-    """Boxes apart from each other, all sure: five looked at, five kept, and the others are said to be missed."""
-    post = Detection(boxes="boxes", scores="scores", box_units="pixel", min_score=0.1, max_boxes=5)
+    """Twenty boxes, the surer ten in one place: five are looked at, one stays, and that there were more is said."""
+    post = Detection(boxes="boxes", scores="scores", box_units="pixel", min_score=0.1, max_boxes=3)
     described, net = drawn.spelled(20, 1, post)
-    few = Suppression(fixed=True, candidates=5)
-    run = drawn.session(surround(net, described, Surroundings(InGraph(answers=True), suppression=few)))
-    corner = np.arange(20)[:, None] * 10.0
-    table = np.concatenate([corner, corner, corner + 5, corner + 5, np.linspace(0.2, 0.9, 20)[:, None]], axis=1)
+    corner = np.concatenate([np.zeros(10), np.arange(10) * 10.0])[:, None]
+    table = np.concatenate([corner, corner, corner + 5, corner + 5, np.linspace(0.9, 0.2, 20)[:, None]], axis=1)
+    graph, geometry = InGraph(answers=True), Geometry(GRAY, (31, 57), described.input_size())
+    for candidates, missed, kept in ((5, 15, 1), (13, 7, 3), (20, 0, 3)):
+        form = Suppression(fixed=True, candidates=candidates)
+        run = drawn.session(surround(net, described, Surroundings(graph, slack=0.05, suppression=form)))
 
-    outputs = run(table[None, None].astype(np.float32))
+        outputs = run(table[None, None].astype(np.float32))
 
-    assert outputs["answer_count"].tolist() == [5]
-    assert outputs[MISSED].tolist() == [15]
-    assert outputs["answer_scores"][0].tolist() == pytest.approx(np.linspace(0.2, 0.9, 20)[::-1][:5])
+        assert (outputs["answer_missed"].tolist(), outputs["answer_count"].tolist()) == ([missed], [kept])
+        if kept < 3:
+            with pytest.raises(BackendError, match="left 15 scores over the threshold aside"):
+                make_reader(described, graph)(outputs, geometry)
+        else:  # the three best are there, whatever was left aside
+            assert_same(make_reader(described, graph)(outputs, geometry), make_decoder(described)(outputs, geometry))
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
