@@ -188,7 +188,7 @@ def compared(case: Case, form: Suppression) -> list[Row]:
                 tensor, answers = wanted[start + index]
                 theirs = read(one, geometry)
                 found.input.add(tensor, one[entry])
-                found.add(answers, theirs, size, case.interface.postprocess.min_score)
+                found.add(answers, theirs, size, case.interface.postprocess)
                 if batch == 1:
                     first.append(theirs)
     return difference_rows(case, found, [answers for _, answers in wanted], first)

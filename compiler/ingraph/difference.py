@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skerry.execution.parity import Noise
 from skerry.execution.processing import Frame, Preprocessor, make_decoder
-from skerry.manifest import Interface
+from skerry.manifest import Classification, Interface, Postprocess
 from skerry.wire import Answer
 
 Array = NDArray[np.generic]
@@ -30,7 +30,7 @@ class Difference:
         input: the net's input tensor, by both ways.
         answers: how many the runtime's own path gave.
         alone: answers of either side without one of the same label near it on the other, `SAME_SCORE` or more over
-            the threshold.
+            the threshold, or over the last of a list that is full.
         box_px: the largest distance between edges of two boxes that are the same, in pixels of the frame.
         score: the largest difference of their scores.
     """
@@ -42,20 +42,27 @@ class Difference:
     score: float = 0.0
     input: Noise = field(default_factory=Noise)
 
-    def add(self, ours: Sequence[Answer], theirs: Sequence[Answer], size: tuple[int, int], threshold: float) -> None:
+    def add(self, ours: Sequence[Answer], theirs: Sequence[Answer], size: tuple[int, int], post: Postprocess) -> None:
         """Adds a frame's answers: the runtime's (``ours``) and the graph's."""
         self.frames += 1
         self.answers += len(ours)
-        left = list(theirs)
+        left, alone = list(theirs), []
         for answer in ours:
             apart, twin = _nearest(answer, left, size)
             if twin is None:
-                self.alone += answer.score >= threshold + SAME_SCORE
+                alone.append(answer)
                 continue
             left.remove(twin)
             self.box_px = max(self.box_px, apart)
             self.score = max(self.score, abs(answer.score - twin.score))
-        self.alone += sum(answer.score >= threshold + SAME_SCORE for answer in left)
+        self.alone += _clear(alone, theirs, post) + _clear(left, ours, post)
+
+
+def _clear(alone: Sequence[Answer], others: Sequence[Answer], post: Postprocess) -> int:
+    """How many of one side's answers the other must have had: not those at its threshold, or at a full list's end."""
+    most = post.top if isinstance(post, Classification) else post.max_boxes
+    least = others[-1].score if len(others) >= most else post.min_score
+    return sum(answer.score >= least + SAME_SCORE for answer in alone)
 
 
 def _nearest(answer: Answer, others: Iterable[Answer], size: tuple[int, int]) -> tuple[float, Answer | None]:

@@ -93,7 +93,7 @@ def test_the_same_faces_within_a_pixel_in_any_batch(data, net, frames, spec, for
                 one = {name: value[index : index + 1] for name, value in outputs.items()}
                 tensor, answers = wanted[start + index]
                 found.input.add(tensor, one["input"])
-                found.add(answers, read(one, geometry), size, face.postprocess.min_score)
+                found.add(answers, read(one, geometry), size, face.postprocess)
 
     told = f"{found.answers} boxes, apart {found.box_px:.4f} px, scores {found.score:.5f}, {found.input.db():.0f} dB"
     record_testsuite_property(f"in graph {net} {frames.__name__} {spec.resize}", told)
@@ -123,9 +123,8 @@ def test_boxes_shifted_by_two_pixels_are_told_apart():
     moved = make_decoder(face)({"scores": scores, "boxes": boxes + np.float32(0.01)}, geometry)
     found = Difference()
 
-    found.add(right, moved, (100, 200), 0.3)
-    found.add(right, [], (100, 200), 0.3)
-    found.add([], right, (100, 200), 0.3)
+    for ours, theirs in ((right, moved), (right, []), ([], right)):
+        found.add(ours, theirs, (100, 200), face.postprocess)
 
     assert found.box_px == pytest.approx(2.0, abs=1e-3)
     assert (found.answers, found.alone) == (2, 2)

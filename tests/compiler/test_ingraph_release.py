@@ -8,20 +8,23 @@ import onnx
 import pytest
 import tiny
 from PIL import Image
+from safetensors.numpy import save_file
 
-from compiler.ingraph.release import of_size
+from compiler.compare import Reference
+from compiler.ingraph.release import around, compare_in_graph, of_size, write
 from compiler.ingraph.wrap import Surroundings, surround
 from compiler.samples import collect
 from edge_agent.mailbox import Captured
 from edge_agent.vision import ActiveModel
 from skerry.clock import SystemClock
+from skerry.disk import Disk
 from skerry.errors import BackendError, CalibrationError
 from skerry.execution.backend import load_variant
 from skerry.execution.frames import read_frames
 from skerry.execution.ingraph import make_preprocessor, make_reader
 from skerry.execution.processing import Preprocessor, make_decoder
 from skerry.execution.prove import measure
-from skerry.manifest import FLOOR, InGraph, Manifest
+from skerry.manifest import FLOOR, InGraph, Limits, Manifest
 
 CLOCK = SystemClock()
 GRAPHS = {
@@ -135,3 +138,55 @@ def test_only_frames_of_the_cameras_size_judge(tmp_path):
     assert of_size(samples, InGraph(answers=True)) == of_size(samples, None) == samples
     with pytest.raises(CalibrationError, match="is 99x98, the size that"):
         of_size(samples, InGraph(frame=(98, 99)))
+
+
+# --- the compiler's own look at it ---------------------------------------------------------------------------------
+
+
+def reference_of(folder, frames):
+    """What fp32 made of some frames, as the child writes it."""
+    described, tensors = tiny.Tiny().interface(), {}
+    for index, frame in enumerate(frames):
+        tensor = np.zeros((1, 3, tiny.SIZE, tiny.SIZE), np.float32)
+        Preprocessor(described)(frame, tensor)
+        tensors[f"input/{index}"], tensors[f"output/scores/{index}"] = tensor, tensor.reshape(1, -1) @ tiny.weights()
+    save_file(tensors, folder / "reference.safetensors")
+    return Reference(folder / "reference.safetensors", frames, described, 0.2)
+
+
+def looked_at(folder, drawn):
+    """The hop of a model beside `tiny`'s."""
+    reference = reference_of(folder, [tiny.coloured(number % 3, number) for number in range(6)])
+    onnx.save(tiny.model(), folder / "plain.onnx")
+    onnx.save(drawn, folder / "drawn.onnx")
+    graph = GRAPHS["both"]
+    return compare_in_graph("in the graph", reference, folder / "plain.onnx", folder / "drawn.onnx", graph, Limits())
+
+
+def test_the_compiler_holds_a_drawn_graph_to_the_runtime(tmp_path):
+    described = tiny.Tiny().interface()
+    onnx.save(tiny.model(), tmp_path / "net.onnx")
+    surroundings = around(GRAPHS["both"], described, Limits(), "onnxrt")
+    write(tmp_path / "net.onnx", tmp_path / "whole.onnx", described, surroundings, Disk())
+
+    hop = looked_at(tmp_path, onnx.load(tmp_path / "whole.onnx"))
+
+    assert (hop.failed, hop.same, hop.decided, hop.frames) == (None, 18, 18, 6)
+    assert hop.sqnr_db > 60
+
+
+@pytest.mark.parametrize(
+    ("bent", "why"), [({"pad_value": 1, "std": (0.4,)}, "its input is not the runtime's"), ({"color": "bgr"}, "input")]
+)
+def test_the_compiler_sees_a_graph_that_was_drawn_wrong(tmp_path, bent, why):
+    right = tiny.Tiny().interface()
+    wrong = msgspec.structs.replace(right, preprocess=msgspec.structs.replace(right.preprocess, **bent))
+    hop = looked_at(tmp_path, surround(tiny.model(), wrong, Surroundings(GRAPHS["both"])))
+    assert why in hop.failed
+
+
+def test_the_compiler_sees_scores_that_were_drawn_wrong(tmp_path):
+    right = tiny.Tiny().interface()
+    wrong = msgspec.structs.replace(right, postprocess=msgspec.structs.replace(right.postprocess, activation="sigmoid"))
+    hop = looked_at(tmp_path, surround(tiny.model(), wrong, Surroundings(GRAPHS["both"])))
+    assert "its scores are up to" in hop.failed
