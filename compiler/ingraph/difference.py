@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skerry.execution.parity import Noise
-from skerry.execution.processing import Frame, Preprocessor, make_decoder
-from skerry.manifest import Classification, Interface, Postprocess
+from skerry.manifest import Classification, Postprocess
 from skerry.wire import Answer
-
-Array = NDArray[np.generic]
-Run = Callable[[Array], Mapping[str, Array]]
 
 # Answers whose score lies this near to the threshold may come or go with a grey level of rounding.
 SAME_SCORE = 0.01
@@ -77,14 +72,3 @@ def edges_px(one: Answer, other: Answer, size: tuple[int, int]) -> float:
         return 0.0
     sides = np.array([size[1], size[0]] * 2)
     return float(np.abs((np.array(one.box) - np.array(other.box)) * sides).max())
-
-
-def by_runtime(run: Run, interface: Interface, frames: Iterable[Frame]) -> list[tuple[Array, list[Answer]]]:
-    """The net's input and the answers to each frame, by the runtime's own processing around the plain net."""
-    preprocess, decode, entry = Preprocessor(interface), make_decoder(interface), interface.inputs[0]
-    found = []
-    for frame in frames:
-        tensor = np.zeros(entry.shape, entry.dtype)
-        geometry = preprocess(frame, tensor)
-        found.append((tensor, decode(run(tensor), geometry)))
-    return found

@@ -3,7 +3,7 @@
 The resize is the runtime's own: the same weights, cut into the same blocks, rounded to 8 bits at the same places.
 ONNX's Resize with antialias would be one node instead of fifty. On noise it is off by up to 14 grey levels of 255 (its
 window is another one), it is no faster on ONNX Runtime, and TensorRT has no antialias. What is left between this graph
-and the runtime is the order in which a product's terms are added: at a tie, one grey level.
+and the runtime is the order in which a product's terms are added, and hardly a value in a frame can tell.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from compiler.ingraph.drawing import Drawing
 from skerry.execution.processing import LUMA, Geometry
-from skerry.execution.resize import Float, blocks, taps
+from skerry.execution.resize import HALF, Float, blocks, taps
 from skerry.manifest import Interface, Preprocess
 
 _ROWS, _COLUMNS = 2, 3  # the axes of planes [N, 3, height, width]
@@ -93,7 +93,7 @@ def _product(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
 
 def _rounded(d: Drawing, planes: str) -> str:
     """Halves up."""
-    return d.add("Floor", d.add("Add", planes, d.constant(0.5)))
+    return d.add("Floor", d.add("Add", planes, d.constant(HALF)))
 
 
 def _coloured(d: Drawing, planes: str, spec: Preprocess) -> str:

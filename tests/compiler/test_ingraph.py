@@ -74,7 +74,7 @@ def test_the_graphs_input_tensor_is_the_runtimes(preprocess, source, target, dty
     for frame, tensor in zip(frames, found, strict=True):
         apart = np.abs(by_runtime(described, frame)[0].astype(float) - tensor) / level
         assert apart.max() <= 1.001  # a tie that rounds the other way
-        assert (apart > 0.01).mean() <= 0.02 or (apart > 0.01).sum() <= 2
+        assert (apart > 0.01).sum() <= 1 + apart.size // 1000
 
 
 @pytest.mark.parametrize(("source", "target"), [((48, 64), (24, 32)), ((64, 48), (64, 48)), ((30, 50), (15, 20))])
