@@ -16,7 +16,7 @@ from compiler import recipe, samples, target
 from compiler.candidate import Work
 from compiler.compare import Hop
 from compiler.evidence import Evidence
-from compiler.host import Host
+from compiler.host import open_host
 from compiler.pipeline import Compilation, Job
 from compiler.report import hop_rows, timing_rows
 from skerry import signing
@@ -26,9 +26,11 @@ from skerry.errors import UsageError
 from skerry.execution.device import this_device
 from skerry.home import cache_folder, default_key
 
+_MAX_BATCH = 1024
 _EXAMPLES = """examples:
   skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
   skerry compile models/mobilenetv2 --weights mobilenet_v2-b0353104.pth --calib photos/ --calib street.mp4
+  skerry compile resnet18.onnx --calib photos/
 """
 
 
@@ -40,8 +42,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("model", help="a folder with a recipe.toml, or file.py:callable that builds the model")
-    p.add_argument("--weights", type=Path, metavar="FILE", help="state dict (torch.save); never unpickled")
+    p.add_argument(
+        "model", help="a folder with a recipe.toml, file.py:callable that builds the model, or a .onnx or .pt2 file"
+    )
+    p.add_argument(
+        "--weights", type=Path, metavar="FILE", help="state dict (torch.save or .safetensors); never unpickled"
+    )
     p.add_argument(
         "--calib",
         type=Path,
@@ -63,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--release", type=int, metavar="N", dest="version", help="the release's version, from 1 (default: the recipe's)"
     )
     p.add_argument("--input", metavar="1xCxHxW", help="the model's input, where no recipe says it")
+    p.add_argument("--batch", metavar="LOW..HIGH", help="how many images at once the graphs are to take (default: 1)")
     p.add_argument("--labels", type=Path, metavar="FILE", help="one label a line")
     p.add_argument(
         "--key", type=Path, metavar="PEM", help="EC private key to sign with (default: this user's, made on first use)"
@@ -90,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         weights=options.weights,
         shape=_shape(options.input) if options.input else None,
         labels=options.labels,
+        batch=_batch(options.batch) if options.batch else None,
     )
     source = recipe.load(options.model, overrides)
     targets = [target.load(name, facts) for name in options.target or [target.NATIVE]]
@@ -109,14 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         out=out,
         force=options.force,
     )
-    model = source.recipe.model
-    load = {
-        "build": model.build,
-        "weights": str(source.weights) if source.weights else None,
-        "shape": source.recipe.input.shape,
-        "outputs": model.outputs,
-    }
-    with console.status("starting") as status, Host(source.root, load, status.update) as host:
+    with console.status("starting") as status, open_host(source, status.update) as host:
         tell = _Tell(console, status)
         evidence = Compilation(job, Work(work, disk, SystemClock(), tell), host, disk, tell).run()
     _print(console, evidence, out)
@@ -167,8 +168,15 @@ def _shape(text: str) -> list[int]:
     if len(shape) == 3:
         shape = [1, *shape]
     if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
-        raise UsageError(f"--input {text}: expected 1xCxHxW, for example 1x3x224x224")
+        raise UsageError(f"--input {text}: expected 1xCxHxW (or 1xHxWxC), for example 1x3x224x224")
     return shape
+
+
+def _batch(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("..")
+    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= _MAX_BATCH):
+        raise UsageError(f"--batch {text}: expected the least and the most images at once, for example 1..16")
+    return int(low), int(high)
 
 
 def _print(console: Console, evidence: Evidence, out: Path) -> None:

@@ -90,9 +90,14 @@ def compare_preprocessing(reference: Reference, limits: Limits) -> Hop:
 
 
 def compare_model(
-    name: str, reference: Reference, run: Callable[[Array], Tensors], limits: Limits, min_db: float
+    name: str,
+    reference: Reference,
+    run: Callable[[Array], Tensors],
+    limits: Limits,
+    min_db: float,
+    origin: str = "torch",
 ) -> Hop:
-    """A model against fp32 torch, on the reference's own inputs."""
+    """A model against the reference (``origin`` names it), on the reference's own inputs."""
     noise = {t.name: Noise() for t in reference.interface.outputs}
     answers = []
     for index in range(len(reference.frames)):
@@ -104,10 +109,10 @@ def compare_model(
     worst = min(pooled.db() for pooled in noise.values())
     failed = None
     if worst < min_db:
-        failed = f"outputs differ from torch: {worst:.1f} dB, at least {min_db:.0f} wanted"
+        failed = f"outputs differ from {origin}: {worst:.1f} dB, at least {min_db:.0f} wanted"
     elif agreement.decided and agreement.share < limits.min_agreement:
         share = f"{agreement.same} of {agreement.decided}"
-        failed = f"answers differ from torch: {share} agree, {limits.min_agreement:.0%} wanted"
+        failed = f"answers differ from {origin}: {share} agree, {limits.min_agreement:.0%} wanted"
     return Hop(
         name=name,
         frames=len(reference.frames),

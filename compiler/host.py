@@ -18,8 +18,11 @@ from typing import Any, Self
 
 import msgspec
 
+from compiler.recipe import Source
 from skerry.errors import CompileError, UserCodeError
+from skerry.manifest import Detection
 
+_REFERENCES = {"worker": "torch", "original": "original ONNX"}
 _SCRIPT = Path(__file__).parent / "child" / "__main__.py"
 _TAIL = 4000  # characters of the child's own output that an error may quote
 
@@ -30,14 +33,22 @@ class Host:
     Args:
         root: the user's folder, first in the child's search path.
         model: the arguments of the child's ``load`` job, which always runs first.
+        worker: which module of compiler/child does the jobs: "worker" is torch's, "original" an ONNX file's.
     """
 
-    def __init__(self, root: Path, model: dict[str, Any], on_progress: Callable[[str], None]) -> None:
-        self._root, self._model, self._on_progress = root, model, on_progress
+    def __init__(
+        self, root: Path, model: dict[str, Any], on_progress: Callable[[str], None], worker: str = "worker"
+    ) -> None:
+        self._root, self._model, self._on_progress, self._worker = root, model, on_progress, worker
         self._loaded: dict[str, Any] = {}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: Any = None
+
+    @property
+    def reference(self) -> str:
+        """What everything is held to, in words."""
+        return _REFERENCES[self._worker]
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +98,7 @@ class Host:
     def _start(self) -> subprocess.Popen[bytes]:
         read, write = os.pipe()
         self._process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, str(_SCRIPT), str(self._root.resolve()), str(write)],
+            [sys.executable, str(_SCRIPT), str(self._root.resolve()), str(write), self._worker],
             stdin=subprocess.PIPE,
             stdout=self._said,
             stderr=subprocess.STDOUT,
@@ -104,3 +115,16 @@ class Host:
         tail = self._said.read()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()[-1:]
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"{reason}; it said: {tail[0]}" if tail else reason
+
+
+def open_host(source: Source, on_progress: Callable[[str], None]) -> Host:
+    """The child that suits a source: an ONNX file is its own reference, and no torch is imported for it."""
+    recipe, post = source.recipe, source.recipe.postprocess
+    model: dict[str, Any] = {"shape": recipe.input.shape, "outputs": recipe.model.outputs}
+    if recipe.model.onnx is not None:
+        rows = post.max_boxes if isinstance(post, Detection) else None
+        model |= {"path": str(source.file), "input_name": recipe.input.name, "rows": rows, "batch": recipe.input.batch}
+        return Host(source.root, model, on_progress, "original")
+    weights = str(source.weights) if source.weights else None
+    model |= {"build": recipe.model.build, "weights": weights, "pt2": str(source.file) if source.file else None}
+    return Host(source.root, model, on_progress)

@@ -24,6 +24,7 @@ from compiler import calibrate, compare, correct, quantize
 from compiler.candidate import Candidate, Work, file_digest, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
 from compiler.evidence import Calibration, Evidence, Timing
+from compiler.foreign import digests
 from compiler.host import Host
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.recipe import MIN_CALIBRATION_FRAMES, Recipe, Source
@@ -90,7 +91,7 @@ class Compilation:
         """Raises `CompileError` and its kin (skerry/errors.py)."""
         self._check_calibration()
         loaded = self._load()
-        interface = _interface(self.job, loaded.facts["outputs"])
+        interface = _interface(self.job, loaded.facts)
         frames = list(read_frames([(s.path, s.index) for s in self.job.samples.report]))
         path = self._reference(loaded, interface) / "reference.safetensors"
         reference = Reference(path, frames, interface, self._limits.min_margin)
@@ -137,14 +138,11 @@ class Compilation:
 
     def _load(self) -> Candidate:
         """Builds the model in the child and looks at it. Makes no file: its key names the code and the weights."""
-        source, recipe = self.job.source, self.job.recipe
-        config = {
-            "code": code_digest(source.root),
-            "weights": file_digest(source.weights) if source.weights else None,
-            "model": recipe.model,
-            "input": recipe.input,
-        }
-        return self.work.cached("load", 1, [], config, lambda _folder: self.host.load())
+        recipe = self.job.recipe
+        config = {**_origin(self.job.source), "model": recipe.model, "input": recipe.input}
+        if isinstance(recipe.postprocess, Detection):
+            config["rows"] = recipe.postprocess.max_boxes
+        return self.work.cached("load", 2, [], config, lambda _folder: self.host.load())
 
     def _reference(self, loaded: Candidate, interface: Interface) -> Candidate:
         """fp32 torch on the report frames."""
@@ -167,10 +165,15 @@ class Compilation:
 
     def _graph(self) -> dict[str, Any]:
         recipe = self.job.recipe
-        return {"shape": recipe.input.shape, "input_name": recipe.input.name, "outputs": recipe.model.outputs}
+        return {
+            "shape": recipe.input.shape,
+            "input_name": recipe.input.name,
+            "outputs": recipe.model.outputs,
+            "batch": recipe.input.batch,
+        }
 
     def _export(self, loaded: Candidate) -> Candidate:
-        """torch.export to one ONNX file."""
+        """One ONNX file: torch.export's, or the foreign one as adopted."""
         return self.work.cached(
             "export",
             1,
@@ -230,10 +233,10 @@ class Compilation:
     # --- comparing and measuring -----------------------------------------------------------------------------------
 
     def _compare_export(self, exported: Candidate, reference: Reference) -> None:
-        model = exported / "model.onnx"
-        hop = compare.compare_model(
-            "torch → ONNX fp32", reference, compare.on_onnxruntime(model), self._limits, MIN_EXPORT_SQNR_DB
-        )
+        model, origin = exported / "model.onnx", self.host.reference
+        name = f"{origin} → {'adopted' if self.job.recipe.model.onnx else 'ONNX fp32'}"
+        run = compare.on_onnxruntime(model)
+        hop = compare.compare_model(name, reference, run, self._limits, MIN_EXPORT_SQNR_DB, origin)
         if hop.failed:
             layers = self.work.scratch("layers") / "layers.safetensors"
             graph = onnx.load(model)
@@ -249,7 +252,9 @@ class Compilation:
         path, quantized = model / "model.onnx", onnx.load(model / "model.onnx")
         here = self._why_unmeasured(plan, requires) is None
         run = compare.on_onnxruntime(path) if here else compare.literally(quantized)
-        hop = compare.compare_model(f"ONNX → {plan.id}", reference, run, self._limits, self._limits.min_sqnr_db)
+        hop = compare.compare_model(
+            f"ONNX → {plan.id}", reference, run, self._limits, self._limits.min_sqnr_db, self.host.reference
+        )
         if hop.failed:
             original, tensor = onnx.load(exported / "model.onnx"), reference.input(0)
             hop = _explained(hop, compare.diverging_from_fp32(quantized, original, tensor, self._limits.min_sqnr_db))
@@ -260,7 +265,7 @@ class Compilation:
         return why_not(plan.backend, requires, self.job.facts)
 
     def _measure(self, models: Mapping[str, Candidate]) -> list[Timing]:
-        """Times torch eager and what this machine can run, one thread each, in turn."""
+        """Times the reference and what this machine can run, one thread each, in turn."""
         here = {plan.id for plan, requires in self.job.plans if self._why_unmeasured(plan, requires) is None}
         paths = {name: str(models[name] / "model.onnx") for name in models if name in here}
         recipe = self.job.recipe
@@ -277,7 +282,7 @@ class Compilation:
                 times_fp32=_ratio(times, name, fp32),
                 bytes=sizes.get(name, 0),
             )
-            for name in ["torch", *models]
+            for name in [self.host.reference, *models]
         ]
 
     # --- packaging -------------------------------------------------------------------------------------------------
@@ -317,7 +322,9 @@ class Compilation:
         )
         folder.write("evidence/compile.json", msgspec.json.format(msgspec.json.encode(evidence)))
         folder.write("evidence/report.html", render_html(evidence))
-        folder.write("sbom.json", sbom(release, interface, tool_versions(), self.job.source.weights))
+        folder.write(
+            "sbom.json", sbom(release, interface, tool_versions(), self.job.source.weights or self.job.source.file)
+        )
         folder.sign(f"{interface.name}@{interface.version}", self.job.key)
         folder.pack(self.job.out)
         return evidence
@@ -341,19 +348,20 @@ class Compilation:
         return prove.interpret(done.returncode, done.stdout, done.stderr)
 
 
-def _interface(job: Job, outputs: Mapping[str, list[int]]) -> Interface:
+def _interface(job: Job, facts: Mapping[str, Any]) -> Interface:
     """What goes in and comes out, from the recipe and what the model returned."""
-    recipe = job.recipe
+    recipe, types = job.recipe, facts.get("types", {})
     interface = Interface(
         format=BUNDLE_FORMAT,
         name=recipe.name,
         version=recipe.version,
         task="detection" if isinstance(recipe.postprocess, Detection) else "classification",
-        inputs=[Tensor(recipe.input.name, "float32", recipe.input.shape)],
-        outputs=[Tensor(name, "float32", shape) for name, shape in outputs.items()],
+        inputs=[Tensor(recipe.input.name, facts.get("input_type", "float32"), recipe.input.shape)],
+        outputs=[Tensor(name, types.get(name, "float32"), shape) for name, shape in facts["outputs"].items()],
         preprocess=recipe.preprocess,
         postprocess=recipe.postprocess,
         labels=job.source.labels,
+        batch=recipe.input.batch,
     )
     try:
         interface.check()
@@ -375,14 +383,21 @@ def _ratio(times: Mapping[str, list[float]], name: str, base: str | None) -> flo
 
 def _lineage(job: Job) -> dict[str, str]:
     """Digests of what the release was made from."""
-    lineage = {
-        "code": code_digest(job.source.root),
+    return {
+        **_origin(job.source),
         "recipe": hashlib.sha256(msgspec.json.encode(job.recipe)).hexdigest(),
         "calibration": job.samples.digest(),
     }
-    if job.source.weights:
-        lineage["weights"] = file_digest(job.source.weights)
-    return lineage
+
+
+def _origin(source: Source) -> dict[str, str]:
+    """Digests of the code, the weights, and the model's own files, whichever there are."""
+    found = {} if source.file is None else {f"file {name}": digest for name, digest in digests(source.file).items()}
+    if source.file is None or source.recipe.model.preprocess:
+        found["code"] = code_digest(source.root)
+    if source.weights:
+        found["weights"] = file_digest(source.weights)
+    return found
 
 
 def code_digest(root: Path) -> str:

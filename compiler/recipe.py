@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from compiler import foreign
 from skerry.config import convert, read_toml
 from skerry.errors import ConfigError, UsageError
 from skerry.manifest import FLOOR, Classification, Detection, InGraph, Limits, Positive, Preprocess, check_name, tighter
@@ -19,10 +20,12 @@ MIN_CALIBRATION_FRAMES = 100  # fewer say little about a camera's whole day: ref
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The user's code.
+    """The user's code, or a file that holds the whole model.
 
     Attributes:
         build: ``file.py:callable`` without arguments that returns a torch.nn.Module.
+        onnx: an ONNX file instead; it is its own reference, and no torch is needed.
+        pt2: a file from torch.export.save instead.
         weights: a file with its state dict; the command line's --weights wins.
         weights_from: where a stranger gets that file, shown when it is missing.
         preprocess: ``file.py:callable`` from an RGB uint8 array [H, W, 3] to the input tensor, by the code that the net
@@ -30,7 +33,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         outputs: names for what the net returns, in order (a tensor, a tuple or list of tensors, or a dict's values).
     """
 
-    build: str
+    build: str = ""
+    onnx: str | None = None
+    pt2: str | None = None
     weights: str | None = None
     weights_from: str | None = None
     preprocess: str | None = None
@@ -38,10 +43,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The net's image input, batch 1."""
+    """The net's image input, batch 1.
+
+    Attributes:
+        batch: the least and the most images that the exported graphs are to take at once.
+    """
 
     name: str = "image"
     shape: list[Positive]
+    batch: tuple[Positive, Positive] | None = None
 
 
 class PreprocessSettings(Preprocess, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,11 +104,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe and where its files lie.
 
     Attributes:
+        file: the ONNX or ``.pt2`` file that is the model, where no code builds it.
         assumed: what the user did not say and was assumed; printed, and kept in the evidence.
     """
 
     recipe: Recipe
     root: Path
+    file: Path | None = None
     weights: Path | None
     labels: list[str]
     assumed: list[str]
@@ -112,17 +124,39 @@ class Overrides(msgspec.Struct, frozen=True, kw_only=True):
     weights: Path | None = None
     shape: list[int] | None = None
     labels: Path | None = None
+    batch: tuple[int, int] | None = None
 
 
 def load(target: str, overrides: Overrides) -> Source:
-    """Reads ``folder`` (with a recipe.toml in it) or ``file.py:callable``.
+    """Reads ``folder`` (with a recipe.toml in it), ``file.py:callable``, or a ``.onnx`` or ``.pt2`` file.
 
     Raises:
         UsageError: the target, the weights or the labels are not there.
         ConfigError: the recipe is wrong; the message names the key.
+        SkerryError: a model file cannot be read.
     """
     path, _, function = target.rpartition(":") if ".py:" in target else (target, "", "")
-    return _from_callable(Path(path), function, overrides) if function else _from_folder(Path(target), overrides)
+    if function:
+        return _from_callable(Path(path), function, overrides)
+    if Path(target).suffix in foreign.KINDS:
+        return _from_file(Path(target), overrides)
+    foreign.check_kind(Path(target))
+    return _from_folder(Path(target), overrides)
+
+
+def _from_file(file: Path, overrides: Overrides) -> Source:
+    """The recipe beside a model file, with this file in it; or a plain classifier's, and every assumption said."""
+    if not file.is_file():
+        raise UsageError(f"{file} is not there; expected an ONNX file, or one from torch.export.save (.pt2)")
+    folder, beside = file.absolute().parent, file.absolute().parent / "recipe.toml"
+    if not beside.is_file():
+        values, assumed = foreign.guess(file, overrides.shape)
+        return _resolve(values, str(file), folder, overrides, assumed)
+    values = read_toml(beside)
+    model = values.get("model", {})
+    kept = {key: model[key] for key in ("outputs", "preprocess") if key in model}
+    values["model"] = {**kept, foreign.KINDS[file.suffix]: file.name}
+    return _resolve(values, str(beside), folder, overrides, [])
 
 
 def _from_folder(folder: Path, overrides: Overrides) -> Source:
@@ -130,7 +164,7 @@ def _from_folder(folder: Path, overrides: Overrides) -> Source:
     if not file.is_file():
         raise UsageError(
             f"{folder} is not something to compile: expected a folder with a recipe.toml, or file.py:callable "
-            "for a function that builds the model"
+            "for a function that builds the model, or a .onnx or .pt2 file"
         )
     return _resolve(read_toml(file), str(file), folder, overrides, [])
 
@@ -180,19 +214,49 @@ def _resolve(values: dict[str, Any], origin: str, folder: Path, overrides: Overr
     values = {**values, **options}
     if overrides.shape is not None:
         values["input"] = {**values.get("input", {}), "shape": overrides.shape}
+    if overrides.batch is not None:
+        values["input"] = {**values.get("input", {}), "batch": list(overrides.batch)}
+    file = _model_file(values, origin, folder)
+    if file is not None:
+        foreign.complete(values, file, overrides.shape)
     recipe = convert(values, Recipe, f"{origin} and the command's options" if options else origin)
     _check_limits(recipe.proof.limits(), origin)
+    if recipe.input.batch is not None and recipe.input.batch[0] > recipe.input.batch[1]:
+        raise ConfigError(
+            f"{origin}: expected the least and the most images, found {recipe.input.batch} - at `$.input.batch`"
+        )
     check_name(recipe.name)
     weights = _weights(recipe, folder, overrides.weights)
-    if weights is None:
+    if weights is None and file is None:
         assumed = [*assumed, "no weights: the model is compiled as its builder returns it (see --weights)"]
     return Source(
         recipe=recipe,
         root=folder,
+        file=file,
         weights=weights,
         labels=_labels(recipe, folder, overrides.labels),
         assumed=assumed,
     )
+
+
+def _model_file(values: dict[str, Any], origin: str, folder: Path) -> Path | None:
+    """The file that is the model, if no code builds it. Raises `ConfigError` if the recipe does not say just one."""
+    model = values.get("model")
+    if not isinstance(model, dict):
+        return None  # for the schema to refuse
+    said = [key for key in ("build", *foreign.KINDS.values()) if model.get(key)]
+    if len(said) != 1:
+        raise ConfigError(
+            f"{origin}: expected one of `build`, `onnx` and `pt2`, found {' and '.join(said) or 'none'} - at `$.model`"
+        )
+    if said == ["build"] or not isinstance(model[said[0]], str):
+        return None
+    if model.get("weights"):
+        raise ConfigError(f"{origin}: a model file holds its own weights - at `$.model.weights`")
+    file = folder / model[said[0]]
+    if not file.is_file() or foreign.KINDS.get(file.suffix) != said[0]:
+        raise UsageError(f"{file} is not there, or is no .{said[0]} file (the recipe names it)")
+    return Path(file.absolute())
 
 
 def _check_limits(limits: Limits, origin: str) -> None:
@@ -204,6 +268,8 @@ def _check_limits(limits: Limits, origin: str) -> None:
 
 
 def _weights(recipe: Recipe, folder: Path, given: Path | None) -> Path | None:
+    if given is not None and not recipe.model.build:
+        raise UsageError(f"--weights {given}: a model file holds its own weights")
     if given is None and recipe.model.weights is None:
         return None
     path = given or folder / str(recipe.model.weights)

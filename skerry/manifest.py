@@ -213,7 +213,12 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes into a release and what comes out, whatever runs in between."""
+    """What goes into a release and what comes out, whatever runs in between.
+
+    Attributes:
+        batch: the least and the most images that its ONNX graphs take at once, each compared with the reference; null
+            where it is one. Tensors are described, and run on devices, at batch 1.
+    """
 
     format: str
     name: str
@@ -224,6 +229,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess
     postprocess: Postprocess
     labels: list[str]
+    batch: tuple[Positive, Positive] | None = None
 
     def input_channels(self) -> int:
         shape = self.inputs[0].shape
@@ -268,6 +274,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         check_name(self.name)
         _require(len(self.inputs) == 1 and len(self.inputs[0].shape) == 4, "expected one 4-D image input")
         _require(self.inputs[0].shape[0] == 1, "expected batch 1")
+        _require(self.batch is None or self.batch[0] <= self.batch[1], "its batches end before they begin")
         pre, post = self.preprocess, self.postprocess
         _require(pre.resize != "crop" or pre.resize_to is not None, "resize = crop needs resize_to")
         channels = 1 if pre.color == "gray" else 3

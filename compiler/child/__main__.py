@@ -1,4 +1,4 @@
-"""Starts the child. Arguments: the user's root folder, and the file descriptor to answer on.
+"""Starts the child. Arguments: the user's root folder, the file descriptor to answer on, and which worker.
 
 The user's root comes first in the search path and this package is loaded under an alias of its own, so that a user's
 ``compiler``, ``models`` or ``tests`` package wins over ours.
@@ -12,7 +12,7 @@ from typing import Any
 _ALIAS = "_skerry_compiler_child"
 
 
-def _load_worker() -> Any:
+def _load_worker(name: str) -> Any:
     here = Path(__file__).parent
     spec = importlib.util.spec_from_file_location(_ALIAS, here / "__init__.py", submodule_search_locations=[str(here)])
     assert spec is not None  # noqa: S101 - the file is beside this one
@@ -20,11 +20,11 @@ def _load_worker() -> Any:
     package = importlib.util.module_from_spec(spec)
     sys.modules[_ALIAS] = package
     spec.loader.exec_module(package)
-    return importlib.import_module(f"{_ALIAS}.worker")
+    return importlib.import_module(f"{_ALIAS}.{name}")
 
 
 if __name__ == "__main__":
-    root, answers = sys.argv[1], int(sys.argv[2])
+    root, answers, worker = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     sys.path[0] = root  # instead of this folder
     del sys.argv[1:]  # what the user's code may parse when it is imported
-    _load_worker().serve(root, answers)
+    _load_worker(worker).serve(root, answers)

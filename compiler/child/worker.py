@@ -5,31 +5,25 @@ A job's exception is told apart by whose code raised it: `UserError` for what th
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import sys
-import traceback
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from skerry.clock import SystemClock
-from skerry.errors import SkerryError
-from skerry.execution.frames import read_frames
-from skerry.execution.onnxrt import OnnxrtBackend
-from skerry.execution.processing import Preprocessor
-from skerry.manifest import Interface
+from skerry.execution.onnxrt import BATCH, OnnxrtBackend
 
-from .userload import UserError, build_model, call_user, load_callable, raised_at
+from . import batches, program, serving
+from .reference import reference_job
+from .serving import one_line
+from .timing import take_turns
+from .usercode import UserError, raised_at
+from .userload import build_model
 
-_MIN_ROUNDS = 5
 OPSET = 20  # the newest that ONNX Runtime 1.23 (Python 3.10's last) and TensorRT 10.3 both read
 
 
@@ -41,11 +35,13 @@ class Worker:
         self._model = torch.nn.Module()  # until `load`, which always comes first
         self._exported: torch.onnx.ONNXProgram | None = None
 
-    def load(self, *, build: str, weights: str | None, shape: list[int], outputs: list[str]) -> dict[str, Any]:
+    def load(
+        self, *, build: str, weights: str | None, shape: list[int], outputs: list[str], pt2: str | None = None
+    ) -> dict[str, Any]:
         """Builds the model, loads its weights, runs it once. Returns its outputs' shapes and its parameter count."""
         torch.manual_seed(0)
         torch.set_num_threads(1)
-        self._model = build_model(self._root, build, Path(weights) if weights else None)
+        self._model = _load_program(Path(pt2)) if pt2 else build_model(self._root, build, _path(weights))
         example = torch.zeros(shape)
         found = self._run(example, outputs)
         return {
@@ -53,50 +49,46 @@ class Worker:
             "parameters": sum(p.numel() for p in self._model.parameters()),
         }
 
-    def reference(
-        self, *, samples: list[list[Any]], preprocess: str | None, interface: str, outputs: list[str], out: str
-    ) -> dict[str, Any]:
+    def reference(self, *, outputs: list[str], **request: Any) -> dict[str, Any]:
         """Runs fp32 torch on samples (path, frame number); writes "input/<i>" and "output/<name>/<i>".
 
         The input comes from the user's own pre-processing if there is one, else from ours.
         """
-        view = msgspec.json.decode(Path(interface).read_bytes(), type=Interface)
-        ours = Preprocessor(view)
-        theirs = load_callable(self._root, preprocess) if preprocess else None
-        shape = view.inputs[0].shape
-        tensors: dict[str, np.ndarray] = {}
-        for index, frame in enumerate(read_frames([(path, number) for path, number in samples])):
-            if theirs is not None:
-                tensor = np.asarray(call_user(f"{preprocess} on a frame {frame.shape}", theirs, frame), np.float32)
-                if list(tensor.shape) != shape and [1, *tensor.shape] != shape:
-                    raise UserError(f"{preprocess} returned {list(tensor.shape)}; expected {shape}")
-                tensor = np.ascontiguousarray(tensor).reshape(
-                    shape
-                )  # safetensors would store a transposed view wrongly
-            else:
-                tensor = np.zeros(shape, np.float32)
-                ours(frame, tensor)
-            tensors[f"input/{index}"] = tensor
-            for name, value in self._run(torch.from_numpy(tensor), outputs).items():
-                tensors[f"output/{name}/{index}"] = value.numpy()
-            self._progress(f"torch fp32 on frame {index + 1} of {len(samples)}")
-        save_file(tensors, out)
-        return {"own_preprocessing": theirs is not None}
 
-    def export(self, *, shape: list[int], input_name: str, outputs: list[str], out: str) -> dict[str, Any]:
-        """Exports to one ONNX file with names that lead back to torch's layers."""
-        program = self._export(shape, input_name, outputs)
-        program.save(out)
-        return {"opset": OPSET, "ir": int(program.model.ir_version)}
+        def run(tensor: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+            return {name: value.numpy() for name, value in self._run(torch.from_numpy(tensor), outputs).items()}
+
+        return reference_job(self._root, run, self._progress, request)
+
+    def export(
+        self, *, shape: list[int], input_name: str, outputs: list[str], out: str, batch: list[int] | None = None
+    ) -> dict[str, Any]:
+        """Exports to one ONNX file with names that lead back to torch's layers.
+
+        With ``batch`` the file takes so many images, from and to, at once, and is compared with torch at three sizes.
+        """
+        exported = self._export(shape, input_name, outputs, batch)
+        exported.save(out)
+        if batch:
+            batches.check(Path(out), shape, batch, lambda image: self._run(image, outputs))
+        return {"opset": OPSET, "ir": int(exported.model.ir_version)}
 
     def layers(
-        self, *, shape: list[int], input_name: str, outputs: list[str], tensor: str, names: list[str], out: str
+        self,
+        *,
+        shape: list[int],
+        input_name: str,
+        outputs: list[str],
+        tensor: str,
+        names: list[str],
+        out: str,
+        batch: list[int] | None = None,
     ) -> dict[str, Any]:
         """Runs torch layer by layer on "input/0" of a file; writes the inner values whose names it was given."""
-        program = self._export(shape, input_name, outputs)
-        if program.exported_program is None:
+        exported = self._export(shape, input_name, outputs, batch)
+        if exported.exported_program is None:
             raise RuntimeError("torch kept no exported program to look into")
-        recorder = _Recorder(program.exported_program, set(names))
+        recorder = _Recorder(exported.exported_program, set(names))
         with torch.no_grad():
             recorder.run_on(torch.from_numpy(load_file(tensor)["input/0"]))
         save_file(recorder.values, out)
@@ -111,18 +103,7 @@ class Worker:
         example = torch.zeros(shape)
         runs: dict[str, Callable[[], object]] = {"torch": lambda: self._run(example, outputs)}
         runs.update({name: backend.run for name, backend in backends.items()})
-        for run in [*runs.values()] * 2:
-            run()
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        clock = SystemClock()
-        began = clock.monotonic()
-        while len(times["torch"]) < _MIN_ROUNDS or clock.monotonic() - began < seconds:
-            for name, run in runs.items():
-                started = clock.monotonic()
-                run()
-                times[name].append((clock.monotonic() - started) * 1e3)
-            self._progress(f"timing, round {len(times['torch'])}")
-        return {"times_ms": times}
+        return {"times_ms": take_turns(runs, seconds, self._progress)}
 
     def _run(self, tensor: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -135,25 +116,32 @@ class Worker:
                 ) from exc
         return _named(result, names)
 
-    def _export(self, shape: list[int], input_name: str, outputs: list[str]) -> torch.onnx.ONNXProgram:
+    def _export(
+        self, shape: list[int], input_name: str, outputs: list[str], batch: list[int] | None
+    ) -> torch.onnx.ONNXProgram:
         if self._exported is None:
+            # Torch takes a size of one for a constant, so what is to vary is shown as two.
+            example = torch.zeros([min(2, batch[1]), *shape[1:]] if batch else shape)
+            varies = ({0: torch.export.Dim(BATCH, min=batch[0], max=batch[1])},) if batch else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    program = torch.onnx.export(
+                    exported = torch.onnx.export(
                         self._model,
-                        (torch.zeros(shape),),
+                        (example,),
                         dynamo=True,
+                        dynamic_shapes=varies,
                         opset_version=OPSET,
                         input_names=[input_name],
                         output_names=outputs,
                         verbose=False,
                     )
                 except Exception as exc:
-                    raise UserError(f"torch cannot export the model to ONNX: {export_reason(exc)}") from exc
-            if program is None:
+                    asked = f" for a batch of {batch[0]} to {batch[1]}" if batch else ""
+                    raise UserError(f"torch cannot export the model to ONNX{asked}: {export_reason(exc)}") from exc
+            if exported is None:
                 raise RuntimeError("torch's exporter gave nothing back")
-            self._exported = program
+            self._exported = exported
         return self._exported
 
 
@@ -192,10 +180,19 @@ def _named(result: object, names: list[str]) -> dict[str, torch.Tensor]:
     return {name: value.detach().contiguous() for name, value in zip(names, tensors, strict=True)}
 
 
-def one_line(exc: BaseException) -> str:
-    """An exception's own words, on one line."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return (lines[0] if lines else type(exc).__name__)[:300]
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _load_program(path: Path) -> torch.nn.Module:
+    """A ``.pt2`` file as a module: what is loaded is a copy that holds tensors and operators alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "program.pt2"
+        program.clean(path, plain)
+        try:
+            return torch.export.load(plain).module()
+        except Exception as exc:  # torch's reader trusts what it reads
+            raise UserError(f"{path.name} cannot be loaded: {export_reason(exc)}") from exc
 
 
 def export_reason(exc: BaseException) -> str:
@@ -210,24 +207,5 @@ def export_reason(exc: BaseException) -> str:
 
 
 def serve(root: str, answers: int) -> None:
-    """Answers jobs, one JSON line each, until standard input ends."""
-    with os.fdopen(answers, "w", encoding="utf-8") as out:
-
-        def reply(value: dict[str, Any]) -> None:
-            with contextlib.suppress(BrokenPipeError):  # the parent has gone
-                out.write(json.dumps(value) + "\n")
-                out.flush()
-
-        worker = Worker(Path(root), lambda text: reply({"progress": text}))
-        for line in sys.stdin:
-            request = json.loads(line)
-            job = request.pop("job")
-            try:
-                reply(getattr(worker, job)(**request))
-            except UserError as exc:
-                reply({"error": str(exc), "whose": "user"})
-            except SkerryError as exc:
-                reply({"error": str(exc), "whose": "skerry"})
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the parent is waiting for an answer
-                traceback.print_exc()
-                reply({"error": f"{job}: {type(exc).__name__}: {one_line(exc)}", "whose": "skerry"})
+    """Answers jobs on the user's model."""
+    serving.serve(answers, lambda progress: Worker(Path(root), progress))

@@ -18,6 +18,7 @@ from skerry.errors import BackendError
 from skerry.execution.backend import BackendFacts, Tensors
 
 PROVIDER = "CPUExecutionProvider"
+BATCH = "batch"  # what a graph calls its first axis if it takes more than one image at a time; here it takes one
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
 _SILENT = 4  # fatal only: what fails comes back as an exception with the same text
@@ -37,8 +38,10 @@ class OnnxrtBackend:
     """One ONNX file on ONNX Runtime's CPU provider. See `skerry.execution.backend` for the laws."""
 
     def __init__(self, model: Path, *, threads: int) -> None:
+        options = session_options(threads)
+        options.add_free_dimension_override_by_name(BATCH, 1)
         try:
-            self._session = ort.InferenceSession(model, session_options(threads), providers=[PROVIDER])
+            self._session = ort.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as exc:
             raise BackendError(f"{model.name} does not load: {_first_line(exc)}") from exc
         loaded = self._session.get_providers()

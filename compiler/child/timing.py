@@ -1,0 +1,28 @@
+"""Timing models in turn, so that drift of the machine's speed falls on all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from skerry.clock import SystemClock
+
+_MIN_ROUNDS = 5
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], object]], seconds: float, progress: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Milliseconds per run, one list per model, for about ``seconds``."""
+    for run in [*runs.values()] * 2:
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    clock = SystemClock()
+    began, rounds = clock.monotonic(), 0
+    while rounds < _MIN_ROUNDS or clock.monotonic() - began < seconds:
+        for name, run in runs.items():
+            started = clock.monotonic()
+            run()
+            times[name].append((clock.monotonic() - started) * 1e3)
+        rounds += 1
+        progress(f"timing, round {rounds}")
+    return times

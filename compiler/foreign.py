@@ -1,0 +1,141 @@
+"""What an ONNX or ``.pt2`` file says of itself, as a recipe's values: nobody has to write down what the file knows.
+
+Read in this process, and so by parsing alone; whatever runs the file is in the child.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compiler.candidate import file_digest
+from compiler.child import foreign_entry, foreign_read, program
+from compiler.child.foreign_tidy import plain_names
+from skerry.errors import UsageError
+
+KINDS = {".onnx": "onnx", ".pt2": "pt2"}
+_INSTEAD = {
+    ".pt": "TorchScript and pickled models hold code, and Skerry never runs that unasked; save the model with "
+    "torch.export.save(torch.export.export(model, …), 'net.pt2'), or name the code that builds it, file.py:callable",
+    ".pth": "it holds weights alone; name the code that builds the model, file.py:callable, and this file with --weights",
+    ".safetensors": "it holds weights alone; name the code that builds the model, file.py:callable, and this file with "
+    "--weights",
+}
+_INSTEAD[".ts"] = _INSTEAD[".torchscript"] = _INSTEAD[".jit"] = _INSTEAD[".pt"]
+_ACTIVATED = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
+
+Values = dict[str, Any]
+
+
+def check_kind(file: Path) -> None:
+    """Raises `UsageError` for a file that is known not to be a model by itself."""
+    if why := _INSTEAD.get(file.suffix.lower()):
+        raise UsageError(f"{file.name} is not something to compile: {why}")
+
+
+def complete(values: Values, file: Path, shape: list[int] | None) -> None:
+    """Writes into a recipe's ``values`` what it leaves to the ``file``: the input's size and the outputs' names.
+
+    Raises:
+        UsageError: the file leaves the size open, and nobody says it.
+        SkerryError: it cannot be compiled at all.
+    """
+    entry = values.setdefault("input", {})
+    wanted = shape or entry.get("shape")
+    if not isinstance(entry, dict) or not (wanted is None or _is_shape(wanted)):
+        return  # the recipe's schema says it better
+    if file.suffix == ".pt2":
+        entry["shape"] = wanted or _program_shape(file)
+        return
+    model = foreign_read.parse(file)
+    entry["shape"] = foreign_entry.bind(foreign_entry.entry(model, file.name), wanted, file.name)
+    names = [value.name for value in foreign_entry.exits(model, file.name)]
+    values["model"].setdefault("outputs", [*plain_names(names, {}).values()])
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(size, int) and size > 0 for size in value)
+
+
+def _program_shape(file: Path) -> list[int]:
+    sizes = program.describe(file).shape
+    known = [1 if index == 0 and size is None else size for index, size in enumerate(sizes)]
+    if any(size is None for size in known):
+        said = "x".join("?" if size is None else str(size) for size in known)
+        raise UsageError(f"{file.name} takes an input of {said}; say its size with --input, or in the recipe")
+    return [size for size in known if size is not None]
+
+
+def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
+    """A whole recipe for a classifier of images without one, and what was assumed.
+
+    Raises:
+        UsageError: it does not look like one.
+    """
+    values: Values = {
+        "name": plain_names([file.stem], {})[file.stem].lower()[:64],
+        "model": {KINDS[file.suffix]: file.name},
+    }
+    complete(values, file, shape)
+    outputs, dtype, activation = _ends(file)
+    if len(outputs) != 1:
+        raise UsageError(
+            f"{file.name} gives {len(outputs)} outputs; a recipe.toml beside it has to say what they mean, and what "
+            "the image is made into (see docs/sources.md)"
+        )
+    size = values["input"]["shape"]
+    layout, color, (height, width) = _layout(size, file)
+    values["model"]["outputs"] = ["scores"]
+    values["preprocess"] = {
+        "resize": "crop",
+        "resize_to": round(min(height, width) / 0.875),
+        "layout": layout,
+        "color": color,
+    }
+    values["postprocess"] = {"kind": "classification", "scores": "scores", "activation": activation}
+    said = f"pre-processing: shorter side to {round(min(height, width) / 0.875)}, centre crop, "
+    if dtype == "uint8":
+        said += "pixels as they are"
+    elif color == "gray":
+        said += "pixels from 0 to 1"
+    else:
+        values["preprocess"].update(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+        said += "ImageNet's mean and std"
+    ends = "the graph ends in its activation" if activation == "none" else "softmax over its output"
+    kind = "RGB" if color == "rgb" else "gray"
+    shown = "x".join(map(str, size))
+    return values, [
+        f"no recipe.toml beside {file.name}: a classifier of {kind} images, input {shown} ({layout}); {ends}",
+        said,
+    ]
+
+
+def _ends(file: Path) -> tuple[list[str], str, str]:
+    """The outputs' names, the input's type, and the activation that the scores still need."""
+    if file.suffix == ".pt2":
+        return [f"output_{i}" for i in range(program.describe(file).outputs)], "float32", "softmax"
+    model = foreign_read.parse(file)
+    outputs = [value.name for value in model.graph.output]
+    last = next((node.op_type for node in reversed(model.graph.node) if outputs and outputs[0] in node.output), "")
+    return outputs, foreign_entry.entry(model, file.name).dtype, "none" if last in _ACTIVATED else "softmax"
+
+
+def _layout(shape: list[int], file: Path) -> tuple[str, str, tuple[int, int]]:
+    colors = {1: "gray", 3: "rgb"}
+    if len(shape) == 4 and shape[1] in colors:
+        return "nchw", colors[shape[1]], (shape[2], shape[3])
+    if len(shape) == 4 and shape[3] in colors:
+        return "nhwc", colors[shape[3]], (shape[1], shape[2])
+    raise UsageError(
+        f"{file.name} takes an input of {'x'.join(map(str, shape))}, which is no image of 1 or 3 colours; expected "
+        "1xCxHxW or 1xHxWxC"
+    )
+
+
+def digests(file: Path) -> dict[str, str]:
+    """SHA-256 of a model file and of the files beside it that hold its weights, by name."""
+    found = {file.name: file_digest(file)}
+    if file.suffix == ".onnx":
+        for name in foreign_read.external_files(foreign_read.parse(file)):
+            found[name] = file_digest(foreign_read.beside(file, name))
+    return found
