@@ -17,11 +17,9 @@ KINDS = {".onnx": "onnx", ".pt2": "pt2"}
 _INSTEAD = {
     ".pt": "TorchScript and pickled models hold code, and Skerry never runs that unasked; save the model with "
     "torch.export.save(torch.export.export(model, …), 'net.pt2'), or name the code that builds it, file.py:callable",
-    ".pth": "it holds weights alone; name the code that builds the model, file.py:callable, and this file with --weights",
-    ".safetensors": "it holds weights alone; name the code that builds the model, file.py:callable, and this file with "
-    "--weights",
+    ".pth": "it holds weights alone; name the code that builds the model, file.py:callable, and the file with --weights",
 }
-_INSTEAD[".ts"] = _INSTEAD[".torchscript"] = _INSTEAD[".jit"] = _INSTEAD[".pt"]
+_INSTEAD |= {".ts": _INSTEAD[".pt"], ".torchscript": _INSTEAD[".pt"], ".safetensors": _INSTEAD[".pth"]}
 _ACTIVATED = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
 
 Values = dict[str, Any]

@@ -21,6 +21,7 @@ import onnx
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from compiler import calibrate, compare, correct, quantize
+from compiler.batches import compare_batches
 from compiler.candidate import Candidate, Work, file_digest, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
 from compiler.evidence import Calibration, Evidence, Timing
@@ -102,6 +103,8 @@ class Compilation:
         for plan, requires in self.job.plans:
             if plan.precision != "fp32":
                 self._compare_variant(plan, requires, models[plan.id], exported, reference)
+            if batch := self.job.recipe.input.batch:
+                self._hold(compare_batches(plan.id, models[plan.id] / "model.onnx", reference, batch))
         return self._package(models, reference, self._measure(models))
 
     @property

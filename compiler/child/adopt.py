@@ -64,8 +64,8 @@ def _saying(name: str, what: str) -> Iterator[None]:
     """Turns whatever foreign libraries raise on foreign bytes into a refusal that says what could not be done."""
     try:
         yield
-    except SkerryError:
-        raise
+    except SkerryError as exc:
+        raise exc if str(exc).startswith(name) else type(exc)(f"{name}: {exc}") from exc
     except Exception as exc:
         raise CompileError(f"{name} {what}: {reason(exc)}") from exc
 
@@ -81,6 +81,7 @@ def _transform(original: Original, wish: Wish) -> Adopted:
     set_dims(graph.input[0], original.shape if wish.batch is None else _open_batch(original, wish.batch))
     foreign_fold.fold(model)
     _refuse(model, name)
+    foreign_tidy.rest(graph)
     version = opset(model)
     model = foreign_opset.to_target(model, name)
     foreign_floats.to_fp32(model)
@@ -125,6 +126,11 @@ def _prove(original: Original, adopted: Adopted, wish: Wish) -> None:
             if any(original.differs(wanted[name], found[name]) for name in original.names):
                 raise CompileError(_difference(original, adopted, image))
             sizes.add(tuple((name, found[name].shape) for name in original.names))
+        if any(wish.batch and shape[:1] != (batch,) for _, shape in next(iter(sizes))):
+            raise CompileError(
+                f"{original.name} does not give one row of outputs for each of {batch} images: somewhere it holds the "
+                "batch in a constant; leave it at batch 1"
+            )
         if len(sizes) > 1 or any(0 in shape for _, shape in next(iter(sizes))):
             raise CompileError(f"{original.name}: the size of its outputs depends on what is in the image, or is zero")
         if wish.batch is None:

@@ -15,7 +15,18 @@ from .foreign_read import nodes_of, opset, subgraphs
 from .foreign_tidy import MAX_ELEMENTS, drop_unused, keep, rename_inputs, tidy
 
 _ROUNDS = 64
-_KEPT = {"Identity", "If", "Loop", "Scan"}  # the first makes a graph's output, the others are looked at below
+# Identity makes a graph's output, the others are looked at by name.
+_KEPT = {
+    "Identity",
+    "Dropout",
+    "If",
+    "Loop",
+    "Scan",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 _SMALL = 1 << 16  # elements that are worth a place of their own, wherever they come from
 
 Shape = tuple[int, ...]

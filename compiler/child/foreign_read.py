@@ -33,14 +33,35 @@ def read(path: Path) -> ModelProto:
     """
     model = parse(path)
     _load_external(model, path)
+    _call_the_domain_by_one_name(model)
     if not model.graph.node:
         raise FormatError(f"{path.name} has no nodes: it is not a model")
     _refuse_foreign_operators(model, path.name)
+    if opset(model) > (newest := onnx.defs.onnx_opset_version()):
+        raise CompileError(f"{path.name} is of opset {opset(model)}; the newest that is known here is {newest}")
+    _check(model, path.name)
+    return _inlined(model, path.name)
+
+
+def _call_the_domain_by_one_name(model: ModelProto) -> None:
+    """ONNX's own domain has two names, which the specification calls equal and the checker does not."""
+    for item in [*model.opset_import, *nodes_of(model.graph), *(n for f in model.functions for n in f.node)]:
+        if item.domain == "ai.onnx":
+            item.domain = ""
+
+
+def _check(model: ModelProto, name: str) -> None:
+    """ONNX's own checker, but for one thing: that an input or output has no shape at all is left to shape inference."""
+    values = [v for graph in _graphs(model) for v in [*graph.input, *graph.output] if v.type.HasField("tensor_type")]
+    shapeless = [value.type.tensor_type for value in values if not value.type.tensor_type.HasField("shape")]
+    for tensor in shapeless:
+        tensor.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except Exception as exc:  # the checker and protobuf raise a dozen kinds on bytes that mean nothing
-        raise FormatError(f"{path.name} is not a valid ONNX file: {reason(exc)}") from exc
-    return _inlined(model, path.name)
+        raise FormatError(f"{name} is not a valid ONNX file: {reason(exc)}") from exc
+    for tensor in shapeless:
+        tensor.ClearField("shape")
 
 
 def parse(path: Path) -> ModelProto:
@@ -99,16 +120,22 @@ def title(node: NodeProto) -> str:
     return f"{node.op_type} {name!r}"
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+def _graphs(model: ModelProto) -> Iterator[GraphProto]:
     graphs = [model.graph]
     while graphs:
         graph = graphs.pop()
+        yield graph
+        for node in graph.node:
+            graphs += subgraphs(node)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    for graph in _graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
         for node in graph.node:
             yield from _attribute_tensors(node)
-            graphs += subgraphs(node)
     for function in model.functions:
         for node in function.node:
             yield from _attribute_tensors(node)
@@ -148,7 +175,7 @@ def _load_external(model: ModelProto, path: Path) -> None:
             raise CompileError(f"{path.name} and its data have more than {MAX_BYTES / 1e9:.1f} GB: too large")
         tensor.raw_data = data
         tensor.ClearField("external_data")
-        tensor.data_location = TensorProto.DEFAULT
+        tensor.ClearField("data_location")
 
 
 def _bytes_wanted(tensor: TensorProto, length: int | None) -> int:
@@ -204,12 +231,6 @@ def _inlined(model: ModelProto, name: str) -> ModelProto:
     """The model with its own functions written out where they are called."""
     if not model.functions:
         return model
-    calls = {(f.domain, f.name): {(n.domain, n.op_type) for n in f.node} for f in model.functions}
-    while leaves := [key for key, called in calls.items() if not called & calls.keys()]:
-        for key in leaves:
-            del calls[key]
-    if calls:
-        raise FormatError(f"{name}: function {min(calls)[1]!r} calls itself")
     try:
         return inliner.inline_local_functions(model)
     except Exception as exc:

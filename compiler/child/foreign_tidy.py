@@ -86,14 +86,12 @@ def _constant(attribute: AttributeProto, name: str) -> TensorProto:
 
 
 def _bypass(graph: GraphProto) -> None:
-    """Leaves out identities, and dropout that drops nothing; one that makes a graph's output must stay."""
+    """Leaves out identities; one that makes a graph's output must stay."""
     shown = {value.name for value in graph.output}
-    masks = used_names(graph)
     alias: dict[str, str] = {}
     kept = []
     for node in graph.node:
-        mask_used = any(name in masks for name in node.output[1:])
-        if node.op_type in ("Identity", "Dropout") and node.output[0] not in shown and not mask_used:
+        if node.op_type == "Identity" and node.output[0] not in shown:
             alias[node.output[0]] = alias.get(node.input[0], node.input[0])
         else:
             kept.append(node)
@@ -101,16 +99,27 @@ def _bypass(graph: GraphProto) -> None:
     rename_inputs(graph.node, alias)
 
 
+def rest(graph: GraphProto) -> None:
+    """Makes dropout what it is when nothing trains: an identity. Whoever asks for its mask keeps it."""
+    used = used_names(graph)
+    for node in graph.node:
+        if node.op_type == "Dropout" and not used.intersection(node.output[1:]):
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], node.name))
+
+
 def rename_inputs(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
-    """Renames what nodes, and the graphs inside them, read."""
+    """Renames what nodes, and the graphs inside them, read; a name that such a graph gives anew is another one."""
     for node in nodes:
         for index, name in enumerate(node.input):
             if name in names:
                 node.input[index] = names[name]
         for inner in subgraphs(node):
-            rename_inputs(inner.node, names)
+            own = {tensor.name for tensor in inner.initializer} | {value.name for value in inner.input}
+            own |= {name for deeper in inner.node for name in deeper.output}
+            outer = {before: after for before, after in names.items() if before not in own}
+            rename_inputs(inner.node, outer)
             for value in inner.output:
-                value.name = names.get(value.name, value.name)
+                value.name = outer.get(value.name, value.name)
 
 
 def used_names(graph: GraphProto) -> set[str]:
