@@ -42,6 +42,9 @@ class Budget:
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
 
+NO_LIMITS = Budget()
+
+
 def parse_drop(text: str) -> float:
     """``--max-drop``: points of accuracy or AP50, of 100."""
     found = _POINTS.fullmatch(text)

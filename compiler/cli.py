@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from compiler import recipe, samples, target
+from compiler import budget, calibrate, plan, recipe, samples, target
 from compiler.candidate import Work
 from compiler.compare import Hop
 from compiler.evidence import Evidence
 from compiler.host import open_host
-from compiler.pipeline import Compilation, Job
+from compiler.job import Job
+from compiler.pipeline import Compilation
 from compiler.report import hop_rows, timing_rows
 from skerry import signing
 from skerry.clock import SystemClock
@@ -43,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "model", help="a folder with a recipe.toml, file.py:callable that builds the model, or a .onnx or .pt2 file"
+        "model",
+        nargs="?",
+        help="a folder with a recipe.toml, file.py:callable that builds the model, or a .onnx or .pt2 file",
     )
     p.add_argument(
         "--weights", type=Path, metavar="FILE", help="state dict (torch.save or .safetensors); never unpickled"
@@ -63,6 +66,24 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"one of {', '.join([target.NATIVE, *target.names()])} (default: native); repeatable",
     )
+    p.add_argument(
+        "--eval",
+        type=Path,
+        metavar="DIR",
+        help="labelled samples: a folder per class, or images with VOC or COCO boxes",
+    )
+    p.add_argument("--max-drop", metavar="POINTS", help="accuracy that may be lost, of 100; searches for what keeps it")
+    p.add_argument("--max-latency", metavar="TIME", help="for one frame on one thread of this machine, such as 5ms")
+    p.add_argument(
+        "--calibrator",
+        choices=calibrate.METHODS,
+        default=calibrate.DEFAULT,
+        help="how ranges are found (default: %(default)s)",
+    )
+    p.add_argument(
+        "--plan", type=Path, metavar="FILE", help="build what this plan or bundle decided, without searching"
+    )
+    p.add_argument("--resume", action="store_true", help="go on with the last compilation of --work")
     p.add_argument("-o", "--out", type=Path, metavar="FILE", help="the bundle (default: <name>-<version>.skb)")
     p.add_argument("--name", help="the release's name (default: the recipe's)")
     p.add_argument(
@@ -91,6 +112,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     console, disk, facts = Console(highlight=False), Disk(), this_device()
     work = (options.work or cache_folder(os.environ) / "compile").absolute()
+    if options.resume:
+        return main(budget.recall(work, Path.cwd()))
+    if options.model is None:
+        raise UsageError("name what to compile: a recipe's folder, file.py:callable, a .onnx or a .pt2 file")
+    limits = budget.budget(options.max_drop, options.max_latency, labelled=options.eval is not None)
     overrides = recipe.Overrides(
         name=options.name,
         version=options.version,
@@ -115,11 +141,16 @@ def main(arguments: Sequence[str]) -> int:
         facts=facts,
         key=_key(options.key, disk, console),
         out=out,
+        calibrator=options.calibrator,
+        budget=limits,
+        labelled=options.eval,
+        replay=plan.read(options.plan) if options.plan else None,
         force=options.force,
     )
+    budget.remember(work, Path.cwd(), arguments, disk)
     with console.status("starting") as status, open_host(source, status.update) as host:
-        tell = _Tell(console, status)
-        evidence = Compilation(job, Work(work, disk, SystemClock(), tell), host, disk, tell).run()
+        tell, clock = _Tell(console, status), SystemClock()
+        evidence = Compilation(job, Work(work, disk, clock, tell), host, disk, tell, clock).run()
     _print(console, evidence, out)
     return 0
 
@@ -139,6 +170,9 @@ class _Tell:
 
     def detail(self, text: str) -> None:
         self._status.update(text)
+
+    def said(self, text: str) -> None:
+        _line(self._console, f"  {text}")
 
     def hop(self, hop: Hop) -> None:
         mark, style = ("✗", "red") if hop.failed else ("✓", "green")

@@ -96,6 +96,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         assumed: what the user did not say.
         unmeasured: why, by variant that this machine cannot run.
         lineage: digests of the code, the weights and the recipe, and each variant's passes.
+        left_out: why, by variant that was built and does not ship.
         layers: by variant, in the graph's order.
     """
 
@@ -115,4 +116,5 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     machine: list[str]
     accuracy: list[Accuracy] = []
     search: list[Point] = []
+    left_out: dict[str, str] = {}
     layers: dict[str, list[Layer]] = {}

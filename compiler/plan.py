@@ -12,12 +12,14 @@ from typing import Literal
 
 import msgspec
 
+from skerry.bundle import read_file
 from skerry.disk import Disk
 from skerry.documents import parse
-from skerry.errors import FormatError, PlanError
+from skerry.errors import BundleError, FormatError, PlanError
 from skerry.manifest import Sha256, VariantId
 
 FORMAT: Literal["skerry.plan/1"] = "skerry.plan/1"
+PATH = "evidence/plan.json"  # in the bundle
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,15 +72,17 @@ def write(plan: Plan, path: Path, disk: Disk) -> None:
 
 
 def read(path: Path) -> Plan:
-    """A plan from a file.
+    """A plan from a file of its own, or from the bundle that was made with it.
 
     Raises:
         PlanError: not there, or no plan of this format.
     """
     try:
-        return parse(path.read_bytes(), Plan, str(path))
-    except OSError as exc:
-        raise PlanError(f"cannot read the plan {path}: {exc.strerror}; a compilation that searched wrote one") from exc
+        raw = read_file(path, PATH) if path.is_dir() or path.suffix == ".skb" else path.read_bytes()
+        return parse(raw, Plan, str(path))
+    except (OSError, BundleError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise PlanError(f"cannot read the plan {path}: {why}; each compilation leaves one in its bundle") from exc
     except FormatError as exc:
         raise PlanError(f"{exc}; expected a plan in the format {FORMAT}") from exc
 

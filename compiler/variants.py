@@ -1,0 +1,230 @@
+"""What each variant becomes: by a plan, by a search, or with everything quantized that its layout can.
+
+Two rules hold for all of them: no variant ships that is not faster than fp32 where this machine can run both, and a
+drop in accuracy is what samples show that nothing before has read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+
+from compiler import accuracy, dataset
+from compiler.budget import refused_latencies
+from compiler.candidate import Candidate, file_digest
+from compiler.dataset import Dataset
+from compiler.evidence import Accuracy, Point
+from compiler.passes import MODEL, Passes
+from compiler.plan import Decision
+from compiler.search import outcome
+from compiler.search.measure import Measure
+from compiler.search.outcome import Outcome
+from compiler.search.search import Search
+from compiler.search.subject import OnnxSubject
+from compiler.statistics import MIN_BLOCKS, Ratio, time_ratio
+from compiler.target import VariantPlan
+from compiler.units import fusion_units
+from skerry.clock import Clock
+from skerry.manifest import Interface, Requires
+
+_TIMED_S = 2.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant that ships.
+
+    Attributes:
+        here: this machine can run it.
+        keep_float: nodes that are not quantized.
+        time: against fp32; None where this machine cannot run it.
+    """
+
+    plan: VariantPlan
+    requires: Requires
+    model: Candidate
+    here: bool
+    keep_float: tuple[str, ...] = ()
+    time: Ratio | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.model / MODEL
+
+
+@dataclass
+class Variants:
+    """Decides and builds the variants of one compilation.
+
+    Attributes:
+        left_out: why, by variant that does not ship.
+        refusals: why the compilation must not pass as good.
+    """
+
+    passes: Passes
+    interface: Interface
+    exported: Candidate
+    clock: Clock
+    left_out: dict[str, str] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    accuracy: list[Accuracy] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+    def run(self) -> list[Variant]:
+        """What ships, in the order of the targets. Raises `UsageError` for a latency that nothing can show here."""
+        job = self.passes.job
+        away = {p.id: job.why_unmeasured(p, requires) for p, requires in job.plans if p.precision != "fp32"}
+        for why in refused_latencies(job.budget, away).values():
+            self.passes.tell.said(why)
+        found: list[Variant] = []
+        for plan, requires in sorted(job.plans, key=lambda pair: job.why_unmeasured(*pair) is not None):
+            if (made := self._make(plan, requires, found)) is not None:
+                found.append(made)
+        order = [plan.id for plan, _ in job.plans]
+        return sorted(found, key=lambda v: order.index(v.plan.id))
+
+    def _make(self, plan: VariantPlan, requires: Requires, before: Sequence[Variant]) -> Variant | None:
+        here = self.passes.job.why_unmeasured(plan, requires) is None
+        if plan.precision == "fp32":
+            return Variant(plan, requires, self.exported, here)
+        if self.passes.job.replay is not None:
+            return self._replayed(plan, requires, here=here)
+        if here and self.passes.job.searches:
+            return self._searched(plan, requires)
+        keep = self._kept_like(plan, before)
+        model = self.passes.variant(plan, self._calibrated, self.interface, keep)
+        time = self._time(plan, model / MODEL) if here else None
+        if time is not None and not time.faster and not self.passes.job.force:
+            self._leave_out(plan, f"it takes {time.median:.2f} of fp32's time ({time.at_most:.2f} at most)")
+            return None
+        return self._held(Variant(plan, requires, model, here, keep, time))
+
+    def _leave_out(self, plan: VariantPlan, why: str) -> None:
+        self.left_out[plan.id] = why
+        self.passes.tell.said(f"{plan.id}: quantizing does not pay here: {why}; ships fp32")
+
+    def _replayed(self, plan: VariantPlan, requires: Requires, *, here: bool) -> Variant | None:
+        """As the plan says. It was held to its inputs when it was read."""
+        replay = self.passes.job.replay
+        decision = replay.decision(plan.id) if replay is not None else None
+        if decision is None:
+            return None
+        keep = tuple(decision.keep_float)
+        return Variant(plan, requires, self.passes.variant(plan, self._calibrated, self.interface, keep), here, keep)
+
+    # --- searching ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _calibrated(self) -> Candidate:
+        return self.passes.calibrate(self.exported, self.interface)
+
+    @cached_property
+    def _data(self) -> Dataset | None:
+        """The labelled samples of ``--eval``, split."""
+        job = self.passes.job
+        if job.labelled is None:
+            return None
+        calibration = {sample.digest for sample in job.samples.calibration}
+        return dataset.split(dataset.read(job.labelled, self.interface), calibration)
+
+    @property
+    def labelled_digest(self) -> str:
+        """Names the labelled samples."""
+        parts = [] if self._data is None else [*self._data.ranking, *self._data.search, *self._data.report]
+        return hashlib.sha256("\n".join(sorted(s.sample.digest for s in parts)).encode()).hexdigest()
+
+    @cached_property
+    def _measure(self) -> Measure:
+        return Measure(self.passes.work, self.passes.disk, self.interface)
+
+    def _subject(self, plan: VariantPlan, *, here: bool) -> OnnxSubject:
+        def lay_out(target: Path, nodes: Sequence[str], draft: bool) -> None:  # noqa: FBT001 - the search's form
+            self.passes.lay_out(plan, self._calibrated, self.interface, target, nodes, draft=draft)
+
+        return OnnxSubject(
+            units=fusion_units(onnx.load(self._calibrated / MODEL)),
+            float_model=self.exported / MODEL,
+            lay_out=lay_out,
+            config=self.passes.layout(plan, self.interface),
+            work=self.passes.work,
+            clock=self.clock,
+            here=here,
+        )
+
+    def _searched(self, plan: VariantPlan, requires: Requires) -> Variant | None:
+        found = Search(
+            variant=plan.id,
+            rungs=[self._subject(plan, here=True)],
+            interface=self.interface,
+            data=self._data or self.passes.job.samples.report,
+            budget=self.passes.job.budget,
+            work=self.passes.work,
+            disk=self.passes.disk,
+            say=self.passes.tell.detail,
+        ).run()
+        self._take(plan, found)
+        if not found.ships:
+            return None
+        model = self.passes.variant(plan, self._calibrated, self.interface, found.nodes)
+        return Variant(plan, requires, model, here=True, keep_float=found.nodes, time=found.time)
+
+    def _take(self, plan: VariantPlan, found: Outcome) -> None:
+        """Keeps what a search found, and says it."""
+        for words in found.words:
+            self.passes.tell.said(words)
+        self.points += found.points
+        self.accuracy += [found.accuracy] if found.accuracy else []
+        self.refusals += [found.refusal] if found.refusal else []
+        if not found.ships:
+            self.left_out[plan.id] = found.words[0]
+
+    # --- without a search of its own ------------------------------------------------------------------------------
+
+    def _kept_like(self, plan: VariantPlan, before: Sequence[Variant]) -> tuple[str, ...]:
+        """What this machine cannot run is quantized where the search quantized what it can: units mind alike."""
+        return next((v.keep_float for v in before if v.plan.precision == plan.precision), ())
+
+    def _time(self, plan: VariantPlan, model: Path) -> Ratio:
+        """Kept in the work directory, so that a compilation that goes on decides as before."""
+        times = self._measure.times(
+            self._subject(plan, here=True), [model, self.exported / MODEL], _TIMED_S, MIN_BLOCKS
+        )
+        assert times is not None  # noqa: S101 - it was asked for a variant that runs here
+        return time_ratio(*times)
+
+    def _held(self, variant: Variant) -> Variant:
+        """Counts its accuracy, if there are samples to count on, and holds it to the budget."""
+        if self._data is None:
+            return variant
+        plan, budget = variant.plan, self.passes.job.budget
+        subject = self._subject(plan, here=variant.here)
+        where = [s.sample for s in self._data.report]
+        self.passes.tell.detail(f"{plan.id}: {len(where):,} samples that nothing before has read")
+        reference = self._measure.answers(subject, self.exported / MODEL, where)
+        said = self._measure.answers(subject, variant.path, where)
+        compared = accuracy.compare(self.interface, self._data.report, reference, said)
+        found = outcome.accuracy(plan.id, compared, budget)
+        self.accuracy.append(found)
+        self.passes.tell.said(words := outcome.accuracy_words(found, budget.aim))
+        if budget.max_drop is not None and found.drop_at_most > budget.max_drop:
+            self.refusals.append(words)
+        return variant
+
+
+def decision(variant: Variant, calibrator: str) -> Decision:
+    """A variant as a plan has it."""
+    quantized = variant.plan.precision != "fp32"
+    return Decision(
+        id=variant.plan.id,
+        backend=variant.plan.backend,
+        precision=variant.plan.precision,
+        layout=variant.plan.layout,
+        calibration=calibrator if quantized else None,
+        keep_float=list(variant.keep_float),
+        digest=file_digest(variant.path),
+    )
