@@ -28,6 +28,7 @@ from skerry.execution.device import this_device
 from skerry.home import cache_folder, default_key
 
 _MAX_BATCH = 1024
+_SMALL = {"candidate", "answers", "damage", "times"}  # the search's own, by the hundred
 _EXAMPLES = """examples:
   skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
   skerry compile models/mobilenetv2 --weights mobilenet_v2-b0353104.pth --calib photos/ --calib street.mp4
@@ -165,6 +166,8 @@ class _Tell:
         self._status.update(name)
 
     def ended(self, name: str, seconds: float | None) -> None:
+        if name in _SMALL:
+            return
         took = "done before, resumed" if seconds is None else f"{seconds:.1f} s"
         _line(self._console, f"  {name}: {took}", "dim")
 
