@@ -7,6 +7,7 @@ give. The Q/DQ pairs are run literally, so that the result does not depend on th
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compiler.graph import Graph, reads
 from compiler.onnxfile import Probe
 
 FRAMES = 32
+_ROOM = 1 << 30  # bytes that the frames' values between two layers may take
+_LEAST_FRAMES = 8
 _LAYERS = frozenset({"Conv", "Gemm", "ConvTranspose"})
 Tensor = NDArray[np.float32]
 Array = NDArray[Any]  # a value between layers, of whatever type the graph says
@@ -58,6 +62,7 @@ def correct_biases(
     layers = [layer for layer in _layers(quantized, int8=True) if layer.origin in twins]
     if not layers:
         return
+    tensors = tensors[: affordable(original, len(tensors))]
     wanted = _means(original, [twins[layer.origin] for layer in layers], tensors, threads)
     biases = {t.name: t for t in quantized.graph.initializer}
     walk = Walk(quantized, tensors, threads)
@@ -68,6 +73,19 @@ def correct_biases(
         for frame in walk.frames:
             frame[layer.output] += _along(moved, layer.axis, frame[layer.output].ndim)
         progress(f"correcting biases, layer {number + 1} of {len(layers)}")
+
+
+def affordable(model: onnx.ModelProto, count: int) -> int:
+    """How many of ``count`` frames can be held between two layers of ``model`` at once. A photo in a small net: all."""
+    graph = Graph(model)
+    last = {value: number for number, node in enumerate(graph.nodes) for value in reads(node)}
+    live = {value: 4 * math.prod(graph.shape(value)) for value in graph.inputs}
+    peak = sum(live.values())
+    for number, node in enumerate(graph.nodes):
+        live.update((value, 4 * math.prod(graph.shape(value))) for value in node.output)
+        peak = max(peak, sum(live.values()))
+        live = {value: size for value, size in live.items() if last.get(value, -1) > number}
+    return min(count, max(_LEAST_FRAMES, _ROOM // max(peak, 1)))
 
 
 def _move(biases: dict[str, onnx.TensorProto], layer: _Layer, by: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -93,16 +111,16 @@ class Walk:
         self._fixed = {t.name for t in model.graph.initializer}
         entry = next(v.name for v in model.graph.input if v.name not in self._fixed)
         for node in model.graph.node:
-            if self._fixed.issuperset(node.input):
+            if self._fixed.issuperset(reads(node)):
                 self._fixed.update(node.output)  # a dequantized table: cheaper to compute again than to keep
-        self._left = [node for node in model.graph.node if not self._fixed.issuperset(node.input)]
+        self._left = [node for node in model.graph.node if not self._fixed.issuperset(reads(node))]
         self.frames: list[dict[str, Array]] = [{entry: tensor} for tensor in tensors]
 
     def reach(self, value: str) -> None:
         """Computes ``value`` and no more than it needs; leaves it in `frames`."""
         part, done = self._part(value, self.frames[0])
         self._left = [node for node in self._left if id(node) not in done]
-        needed = {v for node in self._left for v in node.input}
+        needed = {v for node in self._left for v in reads(node)}
         made = [v for node in part.graph.node for v in node.output if v not in self._fixed]
         probe = Probe(part, [v for v in made if v in needed or v == value], threads=self._threads, literal=True)
         for number, frame in enumerate(self.frames):
@@ -115,7 +133,7 @@ class Walk:
         wanted, nodes = {value}, []
         for node in reversed(self._model.graph.node):
             if wanted.intersection(node.output) and not known.keys() & set(node.output):
-                wanted.update(node.input)
+                wanted.update(reads(node))
                 nodes.append(node)
         part = onnx.ModelProto(ir_version=self._model.ir_version, opset_import=self._model.opset_import)
         part.graph.name = "part"
@@ -134,7 +152,7 @@ def _layers(model: onnx.ModelProto, *, int8: bool = False) -> list[_Layer]:
     A matrix product's bias stands in an Add behind it, in float in both graphs.
     """
     makers = {value: node for node in model.graph.node for value in node.output}
-    uses = Counter(value for node in model.graph.node for value in node.input)
+    uses = Counter(value for node in model.graph.node for value in reads(node))
     constants = {t.name for t in model.graph.initializer if uses[t.name] == 1}  # a shared bias cannot serve two
     found = []
     for node in model.graph.node:

@@ -51,7 +51,7 @@ class Graph:
         self.maker = {value: node for node in self.nodes for value in node.output if value}
         self.users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
-            for value in dict.fromkeys(node.input):
+            for value in dict.fromkeys(reads(node)):
                 self.users[value].append(node)
         infos = [*graph.value_info, *graph.input, *graph.output]
         self._types = {v.name: v.type.tensor_type for v in infos}
@@ -108,6 +108,16 @@ class Graph:
         inner = self.shape(node.input[0])
         depth = inner[0] if attribute(node, "transA", 0) else inner[-1] if inner else 1
         return math.prod(self.shape(node.output[0])) * int(depth)
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """What ``node`` needs: its inputs, and what its subgraphs take from around them."""
+    found = [value for value in node.input if value]
+    for part in (part for a in node.attribute for part in ([a.g] if a.HasField("g") else a.graphs)):
+        own = {v.name for v in [*part.input, *part.initializer]} | {v for n in part.node for v in n.output}
+        inner = [value for n in part.node for value in reads(n)] + [value.name for value in part.output]
+        found += [value for value in inner if value not in own]
+    return found
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:

@@ -313,6 +313,26 @@ def test_an_output_of_the_net_keeps_its_name_and_passes_its_grid(prepared) -> No
     assert (makers["last"], makers["inner"]) == ("DequantizeLinear", "DequantizeLinear")
 
 
+def test_what_a_subgraph_takes_from_around_it_stays(prepared) -> None:
+    """A branch that reads a convolution's output before its ReLU, and a table that only the branch reads."""
+    net = nets.Net(1, 3, 16, 16)
+    inner = net.conv("image", 3, 8, name="inner")
+    value = net.node("Relu", inner)
+    offset = net.constant(np.full((1, 8, 1, 1), 0.5, np.float32), "offset")
+    branches = {}
+    for name, kind in (("then_branch", "Add"), ("else_branch", "Sub")):
+        out = helper.make_tensor_value_info(f"{name}.out", onnx.TensorProto.FLOAT, [1, 8, 16, 16])
+        branches[name] = helper.make_graph([helper.make_node(kind, [inner, offset], [out.name])], name, [], [out])
+    which = net.node("Greater", net.node("ReduceMax", value, keepdims=0), net.constant(np.float32(0.1)))
+    chosen = net.node("If", which, **branches)
+    model = prepared(net.model(net.conv(net.node("Add", value, chosen), 8, 4, name="last"), 1, 4, 16, 16))
+
+    assert "If" in {node.op_type for node in model.graph.node}
+    for layout in (*STATIC, "dynamic"):
+        for wanted, found in zip(run(model), run(laid_out(model, layout)), strict=True):
+            assert np.abs(wanted - found).max() < 0.1 * np.abs(wanted).max()
+
+
 # Refusals
 
 

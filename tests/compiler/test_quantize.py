@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler import calibrate, quantize
-from compiler.correct import correct_biases
+from compiler.correct import affordable, correct_biases
 from compiler.onnxfile import Probe, float_values, weights_of
 from compiler.qdq import Range
 
@@ -212,6 +212,16 @@ def test_a_bias_that_two_layers_share_is_left_alone(build: Build) -> None:
     assert np.array_equal(
         weights_of(made.corrected())["first.bias_quantized"], weights_of(made.quantized)["first.bias_quantized"]
     )
+
+
+def test_frames_that_do_not_fit_into_memory_are_left_out() -> None:
+    net = nets.Net(1, 3, 640, 640)
+    wide = net.conv("image", 3, 96, name="wide")
+
+    assert affordable(nets.residual(), 32) == 32
+    assert (
+        affordable(net.model(net.conv(wide, 96, 4, name="thin"), 1, 4, 640, 640), 32) == 8
+    )  # at the most 162 MB a frame
 
 
 def test_a_net_without_any_bias_needs_no_correction(build: Build) -> None:

@@ -204,7 +204,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What torch's exporter makes of real modules, prepared."""
     folder = tmp_path_factory.mktemp("exported")
     done = subprocess.run(
-        [sys.executable, "-c", EXPORT, folder], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", EXPORT, folder], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
     for path in sorted(folder.glob("*.onnx")):
