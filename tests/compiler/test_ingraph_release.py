@@ -13,12 +13,14 @@ from safetensors.numpy import save_file
 from compiler.compare import Reference
 from compiler.ingraph.release import around, compare_in_graph, of_size, write
 from compiler.ingraph.wrap import Surroundings, surround
+from compiler.recipe import GraphSettings
 from compiler.samples import collect
 from edge_agent.mailbox import Captured
 from edge_agent.vision import ActiveModel
 from skerry.clock import SystemClock
+from skerry.config import convert
 from skerry.disk import Disk
-from skerry.errors import BackendError, CalibrationError
+from skerry.errors import BackendError, CalibrationError, ConfigError
 from skerry.execution.backend import load_variant
 from skerry.execution.frames import read_frames
 from skerry.execution.ingraph import make_preprocessor, make_reader
@@ -190,3 +192,11 @@ def test_the_compiler_sees_scores_that_were_drawn_wrong(tmp_path):
     wrong = msgspec.structs.replace(right, postprocess=msgspec.structs.replace(right.postprocess, activation="sigmoid"))
     hop = looked_at(tmp_path, surround(tiny.model(), wrong, Surroundings(GRAPHS["both"])))
     assert "its scores are up to" in hop.failed
+
+
+def test_a_recipe_asks_for_it_and_an_unknown_key_is_refused():
+    asked = convert({"frame": [1080, 1920], "answers": True}, GraphSettings, "recipe.toml")
+    assert msgspec.convert(asked, InGraph, from_attributes=True) == InGraph(frame=(1080, 1920), answers=True)
+    for wrong in ({"frames": [1080, 1920]}, {"frame": [1080]}, {"frame": [0, 1920]}, {"answers": "yes"}):
+        with pytest.raises(ConfigError, match=r"recipe\.toml"):
+            convert(wrong, GraphSettings, "recipe.toml [graph]")
