@@ -2,7 +2,8 @@
 
 A classifier's samples lie in a folder per class, named as the label; a detector's are images with Pascal VOC's XML or
 COCO's JSON. A sample is its content: a file that lies there twice counts once, and its digest alone decides what it
-is for, so that the split stays the same when the folder grows or moves. What calibrates is no sample.
+is for, so that the split stays the same when the folder grows or moves. A frame that calibrates, or judges parity, is
+no sample.
 """
 
 from __future__ import annotations
@@ -44,22 +45,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         ranking: which unit minds being quantized (A).
         search: what candidates are chosen by (B).
         report: what the chosen one is held to the budget on, once; the search never reads them (C).
-        calibrates: samples that were left out because they calibrate.
+        taken: samples that were left out because they calibrate or judge parity: the search has seen those.
     """
 
     ranking: list[Labelled]
     search: list[Labelled]
     report: list[Labelled]
-    calibrates: int = 0
+    taken: int = 0
 
 
-def split(samples: Sequence[Labelled], calibration: Collection[str]) -> Dataset:
-    """Splits by digest; a sample whose digest is among the ``calibration`` frames' is theirs.
+def split(samples: Sequence[Labelled], taken: Collection[str]) -> Dataset:
+    """Splits by digest; a sample whose digest is among ``taken``, those of --calib's frames, is theirs.
 
     Raises:
         DatasetError: nothing is left to search or to report with.
     """
-    left = [s for s in samples if s.sample.digest not in calibration]
+    left = [s for s in samples if s.sample.digest not in taken]
     by_rank = sorted(left, key=lambda s: s.sample.digest)
     parts = {
         "ranking": [s for s in by_rank if _share(s) < _RANKING][:MAX_RANKING],
@@ -69,11 +70,11 @@ def split(samples: Sequence[Labelled], calibration: Collection[str]) -> Dataset:
     empty = [name for name, part in parts.items() if not part]
     if empty:
         raise DatasetError(
-            f"{len(samples)} labelled samples, {len(samples) - len(left)} of which calibrate: too few, none is left "
-            f"for {' and '.join(empty)}; add samples to --eval, some hundreds at least"
+            f"{len(samples)} labelled samples, {len(samples) - len(left)} of which are frames of --calib too: "
+            f"none is left for {' and '.join(empty)}; add samples to --eval, some hundreds at least"
         )
     in_order = {name: sorted(part, key=lambda s: s.sample.path) for name, part in parts.items()}
-    return Dataset(**in_order, calibrates=len(samples) - len(left))
+    return Dataset(**in_order, taken=len(samples) - len(left))
 
 
 def _share(sample: Labelled) -> int:

@@ -288,18 +288,18 @@ def test_a_sample_keeps_its_side_when_the_folder_grows() -> None:
     assert not digests(after.ranking) & digests(before.report)
 
 
-def test_what_calibrates_is_no_sample() -> None:
+def test_what_calibrates_or_judges_parity_is_no_sample() -> None:
     every = samples(400)
     taken = digests(every[:100])
 
     parts = dataset.split(every, taken)
 
-    assert parts.calibrates == 100
+    assert parts.taken == 100
     assert not taken & (digests(parts.ranking) | digests(parts.search) | digests(parts.report))
 
 
-def test_too_few_samples_are_refused_with_what_calibrates() -> None:
+def test_too_few_samples_are_refused_with_what_was_taken() -> None:
     every = samples(60)
 
-    with pytest.raises(DatasetError, match="60 labelled samples, 59 of which calibrate"):
+    with pytest.raises(DatasetError, match="60 labelled samples, 59 of which are frames of --calib too"):
         dataset.split(every, digests(every[:59]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -24,7 +25,7 @@ from compiler.search.outcome import Outcome
 from compiler.search.search import Effort, Search
 from skerry.clock import SystemClock
 from skerry.disk import Disk
-from skerry.manifest import Interface
+from skerry.manifest import Detection, Interface, Preprocess, Tensor
 
 QUICK = Effort(0.001, 0.001, 0.001)
 NO_LIMIT = Budget()
@@ -150,8 +151,8 @@ class Bench:
 
     def search(self, *rungs: Simulated, budget: Budget = NO_LIMIT, **options: object) -> Search:
         work = Work(self.folder / "work", Disk(), SystemClock(), self.passes)
-        say = options.pop("say", self.said.append)
-        return Search("int8", rungs, interface(), self.data, budget, work, Disk(), say, QUICK, **options)
+        say, view = options.pop("say", self.said.append), options.pop("view", interface())
+        return Search("int8", rungs, view, self.data, budget, work, Disk(), say, QUICK, **options)
 
     def subject(self, units: Sequence[Unit], **options: object) -> Simulated:
         folder = self.folder / "models"
@@ -198,6 +199,7 @@ def test_every_point_was_built_and_measured_and_one_is_chosen(bench: Bench) -> N
     assert all(a.cost < b.cost and a.drop > b.drop for a, b in itertools.pairwise(best))
 
 
+@pytest.mark.slow
 def test_report_samples_are_read_for_the_choice_alone(bench: Bench) -> None:
     """Answers are kept by samples: what was asked about the report samples is fp32 and one model."""
     search = bench.search(bench.subject([*PLAIN, DESTROYED]), budget=Budget(max_drop=2.0))
@@ -241,6 +243,7 @@ def test_what_quantizing_only_hurts_ships_fp32_too(bench: Bench) -> None:
     assert "it loses" in found.words[0]
 
 
+@pytest.mark.slow
 def test_a_model_that_the_recipes_own_limits_refuse_is_not_chosen(bench: Bench) -> None:
     def refuses(keep: Collection[str]) -> str | None:
         return None if "plain2" in keep else "outputs differ from torch: 9.0 dB, at least 15 wanted"
@@ -251,6 +254,7 @@ def test_a_model_that_the_recipes_own_limits_refuse_is_not_chosen(bench: Bench) 
     assert "plain2" in found.keep_float
 
 
+@pytest.mark.slow
 def test_a_pruned_model_stands_beside_the_whole_one(bench: Bench) -> None:
     whole, pruned = bench.subject(PLAIN), bench.subject(PLAIN, pruned=0.3, scale=0.6)
 
@@ -265,6 +269,7 @@ def test_a_pruned_model_stands_beside_the_whole_one(bench: Bench) -> None:
 # Budgets
 
 
+@pytest.mark.slow
 def test_too_few_samples_are_refused_with_the_number_that_is_missing(bench: Bench) -> None:
     found = bench.run(PLAIN, Budget(max_drop=0.05))
 
@@ -289,7 +294,7 @@ def test_harmless_quantizing_on_few_samples_cannot_be_shown(bench: Bench) -> Non
 
 
 def test_whoever_set_no_limit_is_told_and_not_refused(bench: Bench) -> None:
-    bench.data = msgspec_cut(bench.data, 60)
+    bench.data = cut(bench.data, 60)
 
     found = bench.run([replace(unit, noise=1e-6) for unit in PLAIN])
 
@@ -300,10 +305,11 @@ def test_whoever_set_no_limit_is_told_and_not_refused(bench: Bench) -> None:
     assert "cannot be shown" in found.words[-1]
 
 
-def msgspec_cut(data: Dataset, report: int) -> Dataset:
-    return Dataset(ranking=data.ranking, search=data.search, report=data.report[:report], calibrates=0)
+def cut(data: Dataset, report: int) -> Dataset:
+    return Dataset(ranking=data.ranking, search=data.search, report=data.report[:report])
 
 
+@pytest.mark.slow
 def test_a_latency_that_quantizing_reaches_is_held(bench: Bench) -> None:
     found = bench.run(PLAIN, Budget(max_drop=3.0, max_latency_ms=3.0))
 
@@ -356,6 +362,81 @@ def test_a_model_of_one_unit_is_searched_like_any(bench: Bench) -> None:
     assert bench.run([Unit("only", 1.0, 0.5, 0.001)], Budget(max_drop=3.0)).keep_float == ()
 
 
+# Boxes
+
+
+@dataclass
+class Detecting(Simulated):
+    """Finds the bright square in each quarter of a frame, the worse the more noise."""
+
+    def run(self, model: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        quantized = [unit for unit in self.units if unit.name not in self.kept(model)]
+
+        def answer(tensor: np.ndarray) -> dict[str, np.ndarray]:
+            random = np.random.default_rng(zlib.crc32(tensor.tobytes()))
+            boxes, scores = np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 2), np.float32)
+            for quarter in range(4):
+                top, left = 16 * (quarter // 2), 16 * (quarter % 2)
+                rows, columns = np.nonzero(tensor[0, 0, top : top + 16, left : left + 16] > 0.6)
+                if len(rows):
+                    edges = [columns.min() + left, rows.min() + top, columns.max() + left + 1, rows.max() + top + 1]
+                    shift = sum(unit.noise * random.normal(0, 1, 4) for unit in quantized)
+                    boxes[0, quarter] = np.array(edges) / 32 + shift
+                    scores[0, quarter, 1] = random.uniform(0.6, 1.0)
+            return {"boxes": boxes, "scores": scores}
+
+        return answer
+
+
+def squares(folder: Path, count: int) -> Path:
+    """Frames of 32 by 32 with a bright square in some of the quarters, and VOC's XML beside them."""
+    random = np.random.default_rng(9)
+    folder.mkdir()
+    for number in range(count):
+        frame, things = random.integers(0, 60, (32, 32, 3), dtype=np.uint8), []
+        for quarter in [0, *np.flatnonzero(random.random(3) < 0.6) + 1]:
+            size = int(random.integers(5, 10))
+            x, y = (int(v) + 1 for v in random.integers(0, 15 - size, 2))
+            x, y = x + 16 * (quarter % 2), y + 16 * (quarter // 2)
+            frame[y : y + size, x : x + size] = 220
+            box = f"<xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + size}</xmax><ymax>{y + size}</ymax>"
+            things.append(f"<object><name>square</name><bndbox>{box}</bndbox></object>")
+        Image.fromarray(frame).save(folder / f"{number}.bmp")
+        (folder / f"{number}.xml").write_text(f"<annotation>{''.join(things)}</annotation>")
+    return folder
+
+
+def detector() -> Interface:
+    return msgspec.structs.replace(
+        interface(),
+        task="detection",
+        inputs=[Tensor("image", "float32", [1, 3, 32, 32])],
+        outputs=[Tensor("boxes", "float32", [1, 4, 4]), Tensor("scores", "float32", [1, 4, 2])],
+        preprocess=Preprocess(resize="stretch"),
+        postprocess=Detection(boxes="boxes", scores="scores", background=0),
+        labels=["nothing", "square"],
+    )
+
+
+def test_a_detector_is_searched_by_the_noise_of_its_boxes_and_held_to_ap50(tmp_path: Path) -> None:
+    data = dataset.split(dataset.read(squares(tmp_path / "squares", 260), detector()), set())
+    bench, units = Bench(tmp_path, data), [*(replace(u, noise=0.001) for u in PLAIN[:3]), Unit("blind", 1, 0.5, 0.3)]
+    (tmp_path / "models").mkdir()
+    subject = Detecting(tmp_path / "models", units)
+    search = bench.search(subject, budget=Budget(max_drop=3.0), view=detector())
+
+    found = search.run()
+
+    assert found.ships
+    assert found.keep_float == ("blind",)
+    assert found.accuracy is not None
+    assert found.accuracy.metric == "AP50"
+    assert found.accuracy.reference > 95
+    assert max(point.drop for point in found.points) > 20
+    bench.data = [s.sample for s in data.report[:40]]
+    assert bench.search(subject, view=detector()).run().keep_float == ("blind",)
+
+
 # Ctrl-C
 
 
@@ -382,6 +463,7 @@ def test_an_interrupted_search_goes_on_behind_what_was_measured(bench: Bench) ->
     assert again.keep_float == found.keep_float
 
 
+@pytest.mark.slow
 def test_progress_says_what_is_tried_and_the_best_so_far(bench: Bench) -> None:
     bench.run([*PLAIN, SLOWED], Budget(max_drop=3.0))
 

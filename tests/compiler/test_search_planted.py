@@ -132,9 +132,7 @@ def test_without_labels_the_same_units_are_found(place: Place) -> None:
 
 def test_what_cannot_be_run_here_is_searched_literally(place: Place) -> None:
     """Every node as it stands: the destroyed unit shows in the answers, the slowed one in nothing."""
-    small = Dataset(
-        ranking=place.data.ranking[:16], search=place.data.search[:100], report=place.data.report[:100], calibrates=0
-    )
+    small = Dataset(ranking=place.data.ranking[:16], search=place.data.search[:100], report=place.data.report[:100])
     search = place.search(Budget(), here=False)
     search.data = small
 
