@@ -418,6 +418,7 @@ def detector() -> Interface:
     )
 
 
+@pytest.mark.slow
 def test_a_detector_is_searched_by_the_noise_of_its_boxes_and_held_to_ap50(tmp_path: Path) -> None:
     data = dataset.split(dataset.read(squares(tmp_path / "squares", 260), detector()), set())
     bench, units = Bench(tmp_path, data), [*(replace(u, noise=0.001) for u in PLAIN[:3]), Unit("blind", 1, 0.5, 0.3)]
