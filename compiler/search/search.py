@@ -65,6 +65,7 @@ class Search:
     say: Callable[[str], None]
     effort: Effort = Effort()
     trials: dict[Trial, Path] = field(default_factory=dict)
+    options: list[list[list[Option]]] = field(default_factory=list)
 
     def run(self) -> Outcome:
         """Searches. What was built and measured stays in the work directory, also on Ctrl-C.
@@ -72,15 +73,12 @@ class Search:
         Raises:
             CompileError: or its kin (skerry/errors.py).
         """
-        damages, wanted = [], []
-        for number, subject in enumerate(self.rungs):
-            options = self._rank(subject)
-            names = [unit.name for unit in subject.units]
-            damages.append({name: o[1].damage for name, o in zip(names, options, strict=True)})
-            keeps = [frozenset(n for n, option in zip(names, c, strict=True) if not option) for c in proposals(options)]
-            ends = [frozenset[str](), frozenset(names)]  # everything quantized; of a pruned model, also nothing
-            wanted += [(number, keep) for keep in dict.fromkeys([*ends, *keeps])]
-        self._try_all(wanted, "candidate")
+        self.options = [self._rank(subject) for subject in self.rungs]
+        self._try_all([pair for number in range(len(self.rungs)) for pair in self._proposed(number)], "candidate")
+        damages = [
+            {unit.name: option[1].damage for unit, option in zip(subject.units, options, strict=True)}
+            for subject, options in zip(self.rungs, self.options, strict=True)
+        ]
         self._try_all(repairs(list(self.trials), self._aim, damages), "repaired candidate")
         return self._confirm(choose(list(self.trials), self._aim))
 
@@ -125,6 +123,20 @@ class Search:
         return [
             [Option("fp32", saved, 0.0), Option("int8", 0.0, hurt)] for saved, hurt in zip(gains, damages, strict=True)
         ]
+
+    def _proposed(self, number: int) -> list[tuple[int, frozenset[str]]]:
+        """What to build of a rung: the knapsack's proposals, everything quantized, and of a pruned model nothing."""
+        names = [unit.name for unit in self.rungs[number].units]
+        choices = [(1,) * len(names), (0,) * len(names), *proposals(self.options[number])]
+        keeps = [frozenset(n for n, option in zip(names, choice, strict=True) if not option) for choice in choices]
+        return [(number, keep) for keep in dict.fromkeys(keeps)]
+
+    def predicted(self, trial: Trial) -> tuple[float, float]:
+        """What the ranking would have a candidate be: its time, of its rung's in fp32, and its damage."""
+        units = zip(self.rungs[trial.rung].units, self.options[trial.rung], strict=True)
+        chosen = [options[unit.name not in trial.keep] for unit, options in units]
+        whole = sum(options[0].time for options in self.options[trial.rung])
+        return (1.0 + sum(o.time for o in chosen)) / (1.0 + whole), sum(o.damage for o in chosen)
 
     def _damage(self, subject: Subject, number: int) -> float:
         """Of one unit, quantized alone."""

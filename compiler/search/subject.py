@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx
 
 from compiler import compare
@@ -121,13 +122,18 @@ class OnnxSubject:
 
 
 def time_in_turn(models: Sequence[Path], rounds: int, clock: Clock) -> list[list[float]]:
-    """Milliseconds of one run each, one thread, forwards and backwards by turns: a drift hits all of them alike."""
+    """Milliseconds of one run each, one thread, in turn.
+
+    Every second round goes the way of the one before backwards, so that a drift hits all alike; and that way is drawn
+    anew, from a fixed seed, so that whatever beats on the machine in a rhythm does not beat on the same model always.
+    """
     backends = [OnnxrtBackend(model, threads=1) for model in models]
     for backend in backends * _WARM_UP:
         backend.run()
+    random, order = np.random.default_rng(0), np.arange(len(backends))
     times: list[list[float]] = [[] for _ in backends]
     for number in range(rounds):
-        order = range(len(backends)) if number % 2 == 0 else range(len(backends) - 1, -1, -1)
+        order = order[::-1] if number % 2 else random.permutation(len(backends))
         for index in order:
             started = clock.monotonic()
             backends[index].run()
