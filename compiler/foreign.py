@@ -17,7 +17,7 @@ KINDS = {".onnx": "onnx", ".pt2": "pt2"}
 _INSTEAD = {
     ".pt": "TorchScript and pickled models hold code, and Skerry never runs that unasked; save the model with "
     "torch.export.save(torch.export.export(model, …), 'net.pt2'), or name the code that builds it, file.py:callable",
-    ".pth": "it holds weights alone; name the code that builds the model, file.py:callable, and the file with --weights",
+    ".pth": "it holds weights alone; name the code that builds the model, file.py:callable, and these with --weights",
 }
 _INSTEAD |= {".ts": _INSTEAD[".pt"], ".torchscript": _INSTEAD[".pt"], ".safetensors": _INSTEAD[".pth"]}
 _ACTIVATED = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}

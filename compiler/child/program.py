@@ -27,7 +27,7 @@ _CONFIGS = {"data/weights/": "model_weights_config.json", "data/constants/": "mo
 _PART = re.compile(r"(archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id)\Z")
 _TENSOR = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+\Z")
 _OPERATOR = re.compile(
-    r"(torch\.ops\.aten\.[a-z0-9_]+(\.[A-Za-z0-9_]+)?|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge)"
+    r"(torch\.ops\.aten\.(?!__)[a-z0-9_]+(\.[A-Za-z][A-Za-z0-9_]*)?|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge)"
     r"|torch\.sym_(max|min|not|float))\Z"
 )
 _FILES = re.compile(r"torch\.ops\.aten\.(from_file|save|load|set_source)")  # operators that touch a disk
@@ -85,8 +85,8 @@ def clean(path: Path, target: Path) -> None:
     with _opened(path) as (archive, root), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:
         graph = _checked_graph(archive, root, path.name)
         tensors = {folder + name for folder in _CONFIGS for name in _tensors(archive, root, folder, path.name)}
-        kept = [name for name in _names(archive, root) if _PART.match(name) or name in tensors]
-        for name in [*kept, *(folder + config for folder, config in _CONFIGS.items())]:
+        kept = [name for name in _names(archive, root) if _PART.match(name)]
+        for name in [*kept, *sorted(tensors), *(folder + config for folder, config in _CONFIGS.items())]:
             out.writestr(f"program/{name}", _read(archive, root, name, path.name))
         out.writestr(f"program/{_GRAPH}", json.dumps(graph))
         out.writestr("program/data/sample_inputs/model.pt", b"")

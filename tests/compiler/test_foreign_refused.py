@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import onnx
 import pytest
@@ -301,7 +299,7 @@ def outside(tmp_path, location, offset=None, length=None, data=b"\0" * 4096):
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     (folder / "weights.bin").write_bytes(data)
     (tmp_path / "secret").write_bytes(data)
-    os.symlink(tmp_path / "secret", folder / "link")
+    (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "folder").mkdir()
     return folder / "net.onnx"
 
