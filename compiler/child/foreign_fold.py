@@ -27,7 +27,7 @@ _KEPT = {
     "Bernoulli",
     "Multinomial",
 }
-_SMALL = 1 << 16  # elements that are worth a place of their own, wherever they come from
+_SMALL = 1 << 20  # elements that are worth a place of their own, wherever they come from
 
 Shape = tuple[int, ...]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from compiler.child import foreign_entry, foreign_read
 from compiler.child.adopt import adopt
 from compiler.child.foreign_run import Wish
 
@@ -99,3 +102,23 @@ def test_an_export_of_any_age_is_adopted(net, opset, open_batch, tmp_path):
     with torch.no_grad():
         wanted = model(torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(adopted.run()(image)["scores"], wanted, rtol=1e-3, atol=1e-5)
+
+
+# Architectures of the first model zoo, with made-up weights: they come with the onnx package.
+ZOO = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data" / "light").glob("light_*.onnx"))
+
+
+@pytest.mark.skipif(not ZOO, reason="this onnx package brings no test data")
+@pytest.mark.parametrize(
+    "path",
+    [p for p in ZOO if p.stem.removeprefix("light_") in ("squeezenet", "shufflenet", "inception_v1", "resnet50")],
+    ids=lambda path: path.stem,
+)
+def test_the_first_zoo_is_adopted(path):
+    model = foreign_read.parse(path)
+    shape = foreign_entry.bind(foreign_entry.entry(model, path.name), None, path.name)
+
+    _, adopted = adopt(path, Wish(shape, "image", ["scores"]))
+
+    assert [v.name for v in adopted.model.graph.output] == ["scores"]
+    assert not {t.name for t in adopted.model.graph.initializer} & {v.name for v in adopted.model.graph.input}

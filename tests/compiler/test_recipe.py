@@ -116,7 +116,7 @@ def test_a_net_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
         ("version = 1", "version = 0", "Expected `int` >= 1 - at `$.version`"),
         ('kind = "classification"', 'kind = "segmentation"', "'segmentation' - at `$.postprocess.kind`"),
         ("skerry.recipe/1", "skerry.recipe/2", "Invalid enum value 'skerry.recipe/2' - at `$.format`"),
-        ('build = "net.py:build"', "", "missing required field `build` - at `$.model`"),
+        ('build = "net.py:build"', "", "expected one of `build`, `onnx` and `pt2`, found none - at `$.model`"),
         ("version = 1", "version = ", "is not TOML"),
         ("max_time_ratio = 4.0", "max_time_ratio = nan", "`$.proof.max_time_ratio`"),  # passes every comparison
         ("max_time_ratio = 4.0", "min_sqnr_db = -inf", "`$.proof.min_sqnr_db`"),
