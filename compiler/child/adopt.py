@@ -51,11 +51,12 @@ def adopt(path: Path, wish: Wish) -> tuple[Original, Adopted]:
     """Raises `FormatError` for what is no valid file, `CompileError` for what cannot be compiled."""
     with _saying(path.name, "cannot be read"):
         original = Original(path, wish)
-    with _saying(path.name, "does not run"):
+    with _saying(path.name, f"does not run on ONNX Runtime as it is (opset {opset(original.model)})"):
         original.run()(noise(original.entry.dtype, original.shape)[0])
     with _saying(path.name, "cannot be compiled"):
         adopted = _transform(original, wish)
         _prove(original, adopted, wish)
+        onnx.checker.check_model(adopted.model, full_check=True)
     return original, adopted
 
 
@@ -91,7 +92,6 @@ def _transform(original: Original, wish: Wish) -> Adopted:
     ends = dict(zip([e.name for e in original.exits], original.names, strict=True))
     names = foreign_tidy.name_safely(model.graph, {original.entry.name: wish.input, **ends})
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    onnx.checker.check_model(model)
     made = {value for node in model.graph.node for value in node.output}
     origin = {now: before for before, now in names.items() if now in made}
     return Adopted(model, origin, version, {ends[output]: axis for output, axis in rows.items()})
@@ -133,9 +133,9 @@ def _prove(original: Original, adopted: Adopted, wish: Wish) -> None:
             )
         if len(sizes) > 1 or any(0 in shape for _, shape in next(iter(sizes))):
             raise CompileError(f"{original.name}: the size of its outputs depends on what is in the image, or is zero")
-        if wish.batch is None:
-            for value in adopted.model.graph.output:
-                set_dims(value, dict(next(iter(sizes)))[value.name])
+        for value in adopted.model.graph.output:
+            shape = dict(next(iter(sizes)))[value.name]
+            set_dims(value, [BATCH, *shape[1:]] if wish.batch else shape)
 
 
 def _difference(original: Original, adopted: Adopted, image: Array) -> str:

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, defs, helper, numpy_helper, version_co
 
 from skerry.errors import CompileError
 
-from .foreign_read import opset, reason
+from .foreign_read import opset, reason, title
 
 TARGET = 20  # the newest that ONNX Runtime 1.23 (Python 3.10's last) and TensorRT 10.3 both read
 IR_VERSION = 10
@@ -54,23 +54,31 @@ def _only_ours(model: ModelProto) -> ModelProto:
 
 def _lowered(model: ModelProto, version: int, name: str) -> ModelProto:
     for node in model.graph.node:
-        try:
-            known = defs.get_schema(node.op_type, TARGET, "")
-        except defs.SchemaError:
+        known = _schema(node.op_type)
+        if known is None:
             raise CompileError(
-                f"{name} is of opset {version}, and {node.op_type} {node.name!r} is not in opset {TARGET}, the newest "
-                f"that all targets read; export it with opset {TARGET}"
-            ) from None
+                f"{name} is of opset {version}, and {title(node)} is not in opset {TARGET}, the newest that all "
+                f"targets read; export it with opset {TARGET}"
+            )
         for attribute in [a for a in node.attribute if a.name not in known.attributes]:
             default = defs.get_schema(node.op_type, version, "").attributes[attribute.name].default_value
             if default.SerializeToString() != attribute.SerializeToString() and not _is_zero(attribute):
                 raise CompileError(
-                    f"{name} is of opset {version}, and {attribute.name} of {node.op_type} {node.name!r} is not in "
-                    f"opset {TARGET}; export it with opset {TARGET}"
+                    f"{name} is of opset {version}, and {attribute.name} of {title(node)} is not in opset {TARGET}; "
+                    f"export it with opset {TARGET}"
                 )
             node.attribute.remove(attribute)
     _only_ours(model).opset_import[0].version = TARGET
     return model
+
+
+def _schema(operator: str) -> defs.OpSchema | None:
+    """What the target's opset says of an operator, if it has it and means it."""
+    try:
+        found = defs.get_schema(operator, TARGET, "")
+    except defs.SchemaError:
+        return None
+    return None if found.deprecated else found
 
 
 def _is_zero(attribute: onnx.AttributeProto) -> bool:
@@ -101,5 +109,5 @@ def _culprit(model: ModelProto, version: int) -> str:
         try:
             version_converter.convert_version(one, TARGET)
         except Exception:  # noqa: BLE001 - whatever it is, this is where
-            return f"{node.op_type} {node.name!r}"
+            return title(node)
     return "one of its operators"

@@ -220,6 +220,28 @@ REFUSED = {
     "no output": (lambda: bent(lambda m: m.graph.ClearField("output")), SkerryError, "output"),
     "no node": (lambda: bent(lambda m: m.graph.ClearField("node")), FormatError, "has no nodes"),
     "no opset": (lambda: bent(lambda m: m.ClearField("opset_import")), FormatError, "does not say of which opset"),
+    "an operator that is raised to something else": (
+        lambda: middle(node("Hardmax", ["c"], ["r"], name="best", axis=1), opset=11),
+        CompileError,
+        "in opset 20 it computes something else than in its own 11, first at Hardmax 'best'; export it with opset 20",
+    ),
+    "an operator that changed its mind": (
+        lambda: middle(
+            node("GroupNormalization", ["c", "k", "k"], ["r"], name="groups", num_groups=2),
+            more=[held("k", [1, 2, 3, 4], np.float32)],
+            opset=21,
+            ir=10,
+        ),
+        CompileError,
+        "GroupNormalization 'groups' is not in opset 20",
+    ),
+    "opset 6": (
+        lambda: middle(
+            node("Add", ["c", "k"], ["r"], broadcast=1, axis=1), more=[held("k", [1, 2, 3, 4], np.float32)], opset=6
+        ),
+        CompileError,
+        "does not run on ONNX Runtime as it is (opset 6): Could not find an implementation for Add(6)",
+    ),
     "upsampling to less": (
         lambda: middle(node("Upsample", ["c", "k"], ["r"]), more=[held("k", [1, 1, 0.5, 0.5], np.float32)], opset=9),
         CompileError,
