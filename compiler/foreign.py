@@ -82,30 +82,28 @@ def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
             "the image is made into (see docs/sources.md)"
         )
     size = values["input"]["shape"]
-    layout, color, (height, width) = _layout(size, file)
     values["model"]["outputs"] = ["scores"]
-    values["preprocess"] = {
-        "resize": "crop",
-        "resize_to": round(min(height, width) / 0.875),
-        "layout": layout,
-        "color": color,
-    }
+    values["preprocess"], said = _preprocess(size, dtype, file)
     values["postprocess"] = {"kind": "classification", "scores": "scores", "activation": activation}
-    said = f"pre-processing: shorter side to {round(min(height, width) / 0.875)}, centre crop, "
-    if dtype == "uint8":
-        said += "pixels as they are"
-    elif color == "gray":
-        said += "pixels from 0 to 1"
-    else:
-        values["preprocess"].update(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-        said += "ImageNet's mean and std"
     ends = "the graph ends in its activation" if activation == "none" else "softmax over its output"
-    kind = "RGB" if color == "rgb" else "gray"
-    shown = "x".join(map(str, size))
-    return values, [
-        f"no recipe.toml beside {file.name}: a classifier of {kind} images, input {shown} ({layout}); {ends}",
-        said,
-    ]
+    kind = "gray" if values["preprocess"]["color"] == "gray" else "RGB"
+    shown = f"{'x'.join(map(str, size))} ({values['preprocess']['layout']})"
+    return values, [f"no recipe.toml beside {file.name}: a classifier of {kind} images, input {shown}; {ends}", said]
+
+
+def _preprocess(shape: list[int], dtype: str, file: Path) -> tuple[Values, str]:
+    """The pre-processing that most classifiers were trained with, and the words for it."""
+    layout, color, (height, width) = _layout(shape, file)
+    short = round(min(height, width) / 0.875)
+    values: Values = {"resize": "crop", "resize_to": short, "layout": layout, "color": color}
+    if dtype == "uint8":
+        pixels = "pixels as they are"
+    elif color == "gray":
+        pixels = "pixels from 0 to 1"
+    else:
+        pixels = "ImageNet's mean and std"
+        values |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    return values, f"pre-processing: shorter side to {short}, centre crop, {pixels}"
 
 
 def _ends(file: Path) -> tuple[list[str], str, str]:
