@@ -4,29 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
 from skerry.config import convert, read_toml
 from skerry.errors import UsageError
-from skerry.manifest import DeviceFacts, Requires, VariantId
+from skerry.manifest import Accelerator, DeviceFacts, Requires, VariantId, numbers
 
 _FOLDER = Path(__file__).parent / "targets"
 NATIVE = "native"
+OLDEST = "10.3"  # TensorRT; older ones do not take a strongly typed graph of opset 20
+T = TypeVar("T")
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How TensorRT builds an engine.
+
+    Attributes:
+        workspace_mib: what its kernels may take to work in. TensorRT's default is all memory, which a Jetson shares.
+        level: 0 to 5, TensorRT's ``builder_optimization_level``.
+        dla_core: on which accelerator it runs; null is the GPU.
+    """
+
+    workspace_mib: Annotated[int, msgspec.Meta(ge=16)] = 1024
+    level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    dla_core: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class Fact(msgspec.Struct, Generic[T], frozen=True, forbid_unknown_fields=True):
+    """Something that is so, and where that is written."""
+
+    value: T
+    source: str
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the GPU of a target can do.
+
+    Attributes:
+        sm: compute capability, "8.7".
+        precisions: what its tensor cores compute in.
+        dla: deep learning accelerators beside it, in the least model of the family.
+        memory_gib: by model of the family, shared with the CPU on a Jetson.
+    """
+
+    sm: Fact[str]
+    precisions: Fact[list[str]]
+    dla: Fact[int] | None = None
+    memory_gib: Fact[list[int]] | None = None
+
+
+class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Software that a target comes with, "jp6.2": which TensorRT, and up to which it may be exchanged."""
+
+    name: str
+    tensorrt: str
+    below: str
+    source: str
+    cuda: str = ""
+    l4t: list[str] = []
 
 
 class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to build a model.
 
     Attributes:
-        layout: how int8 lies in the file, for which kernels (compiler/quantize.py); "float" if nothing is quantized.
+        layout: how int8 lies in the file, for which kernels (compiler/quantize.py); "explicit" is TensorRT's; "float" if
+            nothing is quantized.
         source: why it is built so, for a reader.
     """
 
     id: VariantId
-    backend: Literal["onnxrt"]
-    precision: Literal["fp32", "int8"]
+    backend: Literal["onnxrt", "tensorrt", "tensorrt-rtx"]
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
     source: str
     cpu: list[str] = []
     layout: Literal["float", "u8s8", "u8s8-7bit", "s8s8", "dynamic", "explicit"] = "float"
@@ -35,19 +86,36 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if (self.precision == "int8") != (self.layout != "float"):
             raise ValueError(
                 f"precision {self.precision!r} does not go with layout {self.layout!r}; int8 wants one of u8s8 (VNNI), "
-                "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers); what is not int8 has none"
+                "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers), explicit (TensorRT); the rest has none"
             )
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of device, and what to build for it."""
+    """A kind of device, and what to build for it.
+
+    Attributes:
+        build: how TensorRT is to build, where it does.
+        system: what it may run; one of them is chosen as ``name@system``.
+    """
 
     description: str
     arch: list[str]
     variant: Annotated[list[VariantPlan], msgspec.Meta(min_length=1)]
+    gpu: Gpu | None = None
+    system: list[System] = []
+    build: Build = Build()
 
     def requires(self, plan: VariantPlan) -> Requires:
-        return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)
+        if plan.backend == "onnxrt":
+            return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)
+        return Requires(arch=self.arch, cpu=plan.cpu, accelerators=self._accelerators())
+
+    def _accelerators(self) -> list[Accelerator]:
+        return [
+            Accelerator(sm=self.gpu.sm.value, at_least=s.tensorrt, below=s.below, l4t=s.l4t, system=s.name)
+            for s in self.system
+            if self.gpu
+        ]
 
 
 def names() -> list[str]:
@@ -58,9 +126,12 @@ def names() -> list[str]:
 def load(name: str, facts: DeviceFacts) -> Target:
     """The target called ``name``, or in the file ``name``; "native" is the one that suits this machine.
 
+    ``name@system`` is the target with that system alone; without one it is for all those that its variants run on.
+
     Raises:
-        UsageError: there is no such target.
+        UsageError: there is no such target, or it has no such system.
     """
+    name, _, system = name.partition("@")
     if name == NATIVE:
         name = native(facts)
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
@@ -68,7 +139,28 @@ def load(name: str, facts: DeviceFacts) -> Target:
         raise UsageError(
             f"unknown target {name!r}; there are: {', '.join([NATIVE, *names()])}, or a .toml file of yours"
         )
-    return convert(read_toml(path), Target, str(path))
+    target = convert(read_toml(path), Target, str(path))
+    return _on(target, name, system) if system else _on_all(target)
+
+
+def _on(target: Target, name: str, system: str) -> Target:
+    chosen = [s for s in target.system if s.name == system]
+    if not chosen:
+        known = ", ".join(f"{name}@{s.name}" for s in target.system)
+        raise UsageError(
+            f"target {name} knows no {system!r}; {f'there are: {known}' if known else 'it has no versions'}"
+        )
+    return msgspec.structs.replace(target, system=chosen)
+
+
+def _on_all(target: Target) -> Target:
+    """Without the systems that are too old for what is built: they are known only to be refused by name."""
+    able = [s for s in target.system if numbers(s.tensorrt) >= numbers(OLDEST) or "tensorrt-rtx" in _backends(target)]
+    return msgspec.structs.replace(target, system=able)
+
+
+def _backends(target: Target) -> set[str]:
+    return {plan.backend for plan in target.variant}
 
 
 def native(facts: DeviceFacts) -> str:
@@ -83,9 +175,19 @@ def native(facts: DeviceFacts) -> str:
 
 
 def plans(targets: Sequence[Target]) -> list[tuple[VariantPlan, Requires]]:
-    """What to build for several targets together, each variant once."""
+    """What to build for several targets together, each variant once; it then runs on any of them."""
     found: dict[str, tuple[VariantPlan, Requires]] = {}
     for target in targets:
         for plan in target.variant:
-            found.setdefault(plan.id, (plan, target.requires(plan)))
+            requires = target.requires(plan)
+            known = found.get(plan.id)
+            found[plan.id] = (plan, _either(known[1], requires) if known else requires)
     return list(found.values())
+
+
+def _either(one: Requires, other: Requires) -> Requires:
+    """What either asks for, of two targets that share a variant: they differ in their accelerators alone."""
+    if not one.accelerators or not other.accelerators:
+        return one
+    added = [a for a in other.accelerators if a not in one.accelerators]
+    return msgspec.structs.replace(one, accelerators=[*one.accelerators, *added])

@@ -96,11 +96,33 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 Postprocess = Union[Classification, Detection]
 
 
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU and the runtime on it that a variant was made for.
+
+    Attributes:
+        sm: the GPU's compute capability, "8.7".
+        at_least, below: versions of the variant's backend: from the first on, up to but without the second.
+        l4t: Jetson Linux releases by their first numbers ("36.4" holds 36.4.3 too); empty where there is none.
+        system: what people call it: "jp6.2".
+    """
+
+    sm: str
+    at_least: str
+    below: str
+    l4t: list[str] = []
+    system: str = ""
+
+
 class Requires(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device must have for a variant to be eligible. An empty list asks for nothing."""
+    """What a device must have for a variant to be eligible. An empty list asks for nothing.
+
+    Attributes:
+        accelerators: one of these it must have. Not written where a variant needs none, as in format 1.0.
+    """
 
     arch: list[str] = []
     cpu: list[str] = []
+    accelerators: Union[list[Accelerator], msgspec.UnsetType] = msgspec.UNSET
 
 
 class Weight(msgspec.Struct, frozen=True):
@@ -381,11 +403,20 @@ def release_id(raw: bytes) -> str:
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides which variants a device may run. Read once by `skerry.execution.device`."""
+    """What decides which variants a device may run. Read once by `skerry.execution.device`.
+
+    Attributes:
+        sm: the GPU's compute capability, "8.7"; null where there is no GPU that a backend could use.
+        l4t: the release of Jetson Linux, "36.4.3"; null where it is none.
+        versions: of what a backend runs on, by backend.
+    """
 
     arch: str
     cpu: list[str]
     backends: list[str]
+    sm: Union[str, None] = None
+    l4t: Union[str, None] = None
+    versions: dict[str, str] = {}
 
 
 def why_not(backend: str, requires: Requires, facts: DeviceFacts) -> str | None:
@@ -398,7 +429,31 @@ def why_not(backend: str, requires: Requires, facts: DeviceFacts) -> str | None:
     if requires.arch and facts.arch not in requires.arch:
         return f"needs {' or '.join(requires.arch)}, this is {facts.arch}"
     missing = [feature for feature in requires.cpu if feature not in facts.cpu]
-    return f"needs CPU feature {', '.join(missing)}" if missing else None
+    if missing:
+        return f"needs CPU feature {', '.join(missing)}"
+    accelerators = requires.accelerators or []
+    if not accelerators or any(_fits(a, facts, facts.versions.get(backend, "")) for a in accelerators):
+        return None
+    has = [f"SM {facts.sm}" if facts.sm else "no GPU", f"{backend} {facts.versions.get(backend, 'of unknown version')}"]
+    wanted = " or ".join(dict.fromkeys(_in_words(a, backend) for a in accelerators))
+    return f"needs {wanted}; this is {', '.join([*has, f'Jetson Linux {facts.l4t}'][: 3 if facts.l4t else 2])}"
+
+
+def _fits(wanted: Accelerator, facts: DeviceFacts, version: str) -> bool:
+    if facts.sm != wanted.sm or not numbers(wanted.at_least) <= numbers(version) < numbers(wanted.below):
+        return False
+    here = numbers(facts.l4t or "")
+    return not wanted.l4t or any(here[: len(numbers(release))] == numbers(release) for release in wanted.l4t)
+
+
+def _in_words(wanted: Accelerator, backend: str) -> str:
+    system = f", {wanted.system} (Jetson Linux {' or '.join(wanted.l4t)})" if wanted.l4t else ""
+    return f"SM {wanted.sm} with {backend} {wanted.at_least} to below {wanted.below}{system}"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A version, to be compared: "10.3.0.30" is (10, 3, 0, 30)."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
 def eligible(manifest: Manifest, facts: DeviceFacts) -> list[Variant]:
