@@ -16,12 +16,13 @@ from compiler import onnxfile
 from compiler.candidate import file_digest, file_digests
 from compiler.compare import Reference
 from compiler.target import VariantPlan
+from compiler.tensorrt.recipe import BUILD, ENGINE
 from skerry import __version__, signing
 from skerry.bundle import pack
 from skerry.disk import Disk
 from skerry.errors import CompileError
 from skerry.execution.parity import is_decided
-from skerry.manifest import Detection, File, InGraph, Interface, Limits, Manifest, Proof, Requires, Variant
+from skerry.manifest import Detection, File, InGraph, Interface, Limits, Manifest, Proof, Requires, Variant, Weight
 from skerry.wire import Answer
 
 _PROOF_INPUTS = 4  # proof frames whose input tensor goes along: enough to tell one pre-processing from another
@@ -46,11 +47,23 @@ class ReleaseFolder:
         self._disk.replace(target, data)
 
     def add_variant(self, plan: VariantPlan, requires: Requires, model: Path, graph: InGraph | None = None) -> Variant:
-        """Writes a model in the shipped layout; ``graph`` is what it does besides the net."""
+        """Writes a model in the shipped layout: its engine if one lies beside it, and how that is built.
+
+        Args:
+            graph: what the model does besides the net.
+        """
         folder = f"variants/{plan.id}"
         self._disk.make_dirs(self.root / folder)
-        weights = onnxfile.write(onnx.load(model), self.root / folder, self._disk, folder)
-        files = [f"{folder}/{onnxfile.GRAPH}"] + ([f"{folder}/{onnxfile.WEIGHTS}"] if weights else [])
+        weights: list[Weight] = []
+        if model.with_name(ENGINE).is_file():
+            files = [f"{folder}/{ENGINE}"]
+            self.write(files[0], model.with_name(ENGINE).read_bytes())
+        else:
+            weights = onnxfile.write(onnx.load(model), self.root / folder, self._disk, folder)
+            files = [f"{folder}/{onnxfile.GRAPH}"] + ([f"{folder}/{onnxfile.WEIGHTS}"] if weights else [])
+        if model.with_name(BUILD).is_file():
+            files.append(f"{folder}/{BUILD}")
+            self.write(files[-1], model.with_name(BUILD).read_bytes())
         return Variant(
             id=plan.id,
             backend=plan.backend,

@@ -73,6 +73,7 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         layout: how int8 lies in the file, for which kernels (compiler/quantize.py); "explicit" is TensorRT's; "float" if
             nothing is quantized.
         source: why it is built so, for a reader.
+        build: how TensorRT is to build it; null takes the target's.
     """
 
     id: VariantId
@@ -81,6 +82,7 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     source: str
     cpu: list[str] = []
     layout: Literal["float", "u8s8", "u8s8-7bit", "s8s8", "dynamic", "explicit"] = "float"
+    build: Build | None = None
 
     def __post_init__(self) -> None:
         if (self.precision == "int8") != (self.layout != "float"):
@@ -109,6 +111,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if plan.backend == "onnxrt":
             return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)
         return Requires(arch=self.arch, cpu=plan.cpu, accelerators=self._accelerators())
+
+    def planned(self, plan: VariantPlan) -> VariantPlan:
+        """``plan`` with all that the target says about building it."""
+        if plan.backend == "onnxrt" or plan.build is not None:
+            return plan
+        return msgspec.structs.replace(plan, build=self.build)
 
     def _accelerators(self) -> list[Accelerator]:
         return [
@@ -178,11 +186,20 @@ def plans(targets: Sequence[Target]) -> list[tuple[VariantPlan, Requires]]:
     """What to build for several targets together, each variant once; it then runs on any of them."""
     found: dict[str, tuple[VariantPlan, Requires]] = {}
     for target in targets:
-        for plan in target.variant:
-            requires = target.requires(plan)
-            known = found.get(plan.id)
-            found[plan.id] = (plan, _either(known[1], requires) if known else requires)
+        for written in target.variant:
+            plan, requires = target.planned(written), target.requires(written)
+            if plan.id in found:
+                plan, requires = _modest(found[plan.id][0], plan), _either(found[plan.id][1], requires)
+            found[plan.id] = (plan, requires)
     return list(found.values())
+
+
+def _modest(one: VariantPlan, other: VariantPlan) -> VariantPlan:
+    """The first of two plans of a shared variant, with the workspace of the smaller device."""
+    if one.build is None or other.build is None:
+        return one
+    least = min(one.build, other.build, key=lambda build: build.workspace_mib)
+    return msgspec.structs.replace(one, build=least)
 
 
 def _either(one: Requires, other: Requires) -> Requires:

@@ -14,10 +14,11 @@ from onnx import TensorProto
 from compiler.tensorrt.graph import Graph, name_of
 from compiler.target import OLDEST, Gpu, System, Target, VariantPlan
 from skerry.errors import CompileError, UsageError
-from skerry.manifest import numbers
+from skerry.manifest import Requires, numbers
 
 BUILT = ("fp32", "fp16", "int8")  # precisions that this compiler writes
 RTX_SMS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # TensorRT for RTX 1.7, trt.ComputeCapability
+_NO_FP32_PRODUCTS = ("7.5",)  # seen with 1.7.1: "SM75 does not support fp32 GEMM"
 _OPSETS = range(13, 21)  # 13: int8 per channel; 20: the newest that TensorRT 10.3's parser reads
 _DLA_GAP = ("11.0", "11.4.1")  # no DLA in between (TensorRT 11.4.1, Jetson migration page)
 _WORKSPACE_SHARE = 0.5  # of the least memory of the family: the CPU lives in it too
@@ -49,9 +50,9 @@ def check_target(name: str, target: Target, *, tensorrt: str | None = None) -> N
         raise UsageError("; ".join(found))
 
 
-def check_model(model: onnx.ModelProto, plan: VariantPlan, target: Target) -> None:
+def check_model(model: onnx.ModelProto, plan: VariantPlan, requires: Requires) -> None:
     """Raises `CompileError` with every refusal of what is to be built, if there is one."""
-    if found := model_refusals(model, plan, target):
+    if found := model_refusals(model, plan, requires):
         raise CompileError(
             f"{plan.id}: " + "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if found[3:] else "")
         )
@@ -144,15 +145,15 @@ def _workspace(name: str, target: Target, gpu: Gpu) -> Iterator[str]:
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def model_refusals(model: onnx.ModelProto, plan: VariantPlan, target: Target) -> list[str]:
+def model_refusals(model: onnx.ModelProto, plan: VariantPlan, requires: Requires) -> list[str]:
     """Why TensorRT would not build ``model``, or would build something else than ``plan`` says."""
     graph = Graph(model)
     found = [*_opset(model), *(why for node in _all_nodes(model.graph) for why in _operator(node))]
     for node in graph.nodes:
         found.extend(_pair(graph, node))
     found.extend(_precision(graph, plan))
-    found.extend(_fp32_products(graph, plan, target))
-    return [*found, *_dynamic(model, target)]
+    found.extend(_fp32_products(graph, plan, requires))
+    return [*found, *_dynamic(model, plan)]
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -205,14 +206,15 @@ def _precision(graph: Graph, plan: VariantPlan) -> Iterator[str]:
         yield "fp16 is asked for and the graph has no fp16 value: fp32 would be built; convert it first"
 
 
-def _fp32_products(graph: Graph, plan: VariantPlan, target: Target) -> Iterator[str]:
-    if plan.backend != "tensorrt-rtx" or target.gpu is None or "fp32" in target.gpu.precisions.value:
+def _fp32_products(graph: Graph, plan: VariantPlan, requires: Requires) -> Iterator[str]:
+    refusing = [a.sm for a in requires.accelerators or [] if a.sm in _NO_FP32_PRODUCTS]
+    if plan.backend != "tensorrt-rtx" or not refusing:
         return
     for node in graph.nodes:
-        if node.op_type in ("Gemm", "MatMul", "Conv", "ConvTranspose") and _computes_in_fp32(graph, node):
+        if node.op_type in ("Gemm", "MatMul") and _computes_in_fp32(graph, node):
             yield (
-                f"{name_of(node)} is a {node.op_type} in fp32, which SM {target.gpu.sm.value} does not have "
-                f"({target.gpu.precisions.source}); give it fp16"
+                f"{name_of(node)} is a {node.op_type} in fp32, which TensorRT for RTX refuses on SM {refusing[0]}; "
+                "give it fp16"
             )
 
 
@@ -222,8 +224,9 @@ def _computes_in_fp32(graph: Graph, node: onnx.NodeProto) -> bool:
     return not pairs and graph.types.get(node.output[0]) == TensorProto.FLOAT
 
 
-def _dynamic(model: onnx.ModelProto, target: Target) -> Iterator[str]:
+def _dynamic(model: onnx.ModelProto, plan: VariantPlan) -> Iterator[str]:
+    if plan.build is None or plan.build.dla_core is None:
+        return
     for entry in model.graph.input:
-        dims = entry.type.tensor_type.shape.dim
-        if target.build.dla_core is not None and not all(dim.HasField("dim_value") for dim in dims):
+        if not all(dim.HasField("dim_value") for dim in entry.type.tensor_type.shape.dim):
             yield f"input {entry.name} has a dynamic shape, a DLA takes fixed ones; compile for one batch size"

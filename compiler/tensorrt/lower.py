@@ -1,0 +1,115 @@
+"""From a calibrated fp32 graph to what a TensorRT variant ships.
+
+A Jetson gets ONNX and a recipe, and builds on the device: NVIDIA offers no other way. For an RTX card the engine is
+built here, without a GPU, and belongs to one release of TensorRT for RTX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compiler import half, layernorm
+from compiler.half import Island
+from compiler.target import Build, VariantPlan
+from compiler.tensorrt import bias, layout, preflight
+from compiler.tensorrt.build import build
+from compiler.tensorrt.recipe import BUILD, ENGINE, BuildRecipe, Built, Request
+from skerry.disk import Disk
+from skerry.manifest import Requires, numbers
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """An fp32 graph, prepared, and what calibration knows of it.
+
+    Attributes:
+        ranges: least and greatest of each float value of this very graph.
+        tensors: some calibration inputs, to correct biases with; none leaves them.
+        keep_float: names of nodes that do not become int8.
+    """
+
+    model: onnx.ModelProto
+    ranges: Mapping[str, half.Range]
+    tensors: Sequence[NDArray[np.float32]] = ()
+    keep_float: Collection[str] = ()
+
+
+class Lowered(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to the graph, for the evidence.
+
+    Attributes:
+        fused: layer normalizations that were put together again.
+        islands: what stays fp32, and why.
+        left: weighted layers that did not become int8, and why.
+        requested: precision by weighted node.
+        built: the engine, where one was built here.
+    """
+
+    fused: list[str] = []
+    islands: list[Island] = []
+    left: dict[str, str] = {}
+    requested: dict[str, str] = {}
+    built: Built | None = None
+
+
+def lower(
+    source: Calibrated,
+    folder: Path,
+    plan: VariantPlan,
+    requires: Requires,
+    progress: Callable[[str], None],
+    disk: Disk,
+) -> Lowered:
+    """Fills ``folder`` with ``model.onnx``, ``build.json`` and, for TensorRT for RTX, ``model.engine``.
+
+    Raises:
+        CompileError: TensorRT would refuse it or build something else, or its process died.
+    """
+    made, lowered = write(source, plan, progress)
+    preflight.check_model(made, plan, requires)
+    disk.replace(folder / "model.onnx", made.SerializeToString(deterministic=True))
+    recipe = BuildRecipe(build=plan.build or Build(), requested=lowered.requested)
+    disk.replace(folder / BUILD, msgspec.json.format(msgspec.json.encode(recipe)))
+    if plan.backend != "tensorrt-rtx":
+        return lowered
+    request = Request(
+        backend=plan.backend,
+        model=str(folder / "model.onnx"),
+        out=str(folder / ENGINE),
+        recipe=recipe,
+        sms=list(dict.fromkeys(a.sm for a in requires.accelerators or [])),
+    )
+    return msgspec.structs.replace(lowered, built=build(request, progress))
+
+
+def write(source: Calibrated, plan: VariantPlan, progress: Callable[[str], None]) -> tuple[onnx.ModelProto, Lowered]:
+    """The graph of a variant in its precisions, and what was done to it."""
+    if plan.precision == "fp32":
+        return source.model, Lowered(requested=layout.requested(source.model))
+    whole, fused = layernorm.fuse(source.model)
+    left: dict[str, str] = {}
+    typed = whole
+    if plan.precision == "int8":
+        decided = layout.decide(whole, source.ranges, keep_float=source.keep_float)
+        left, typed = decided.left, layout.write(whole, decided, half=True)
+        if source.tensors:
+            bias.correct(typed, whole, source.tensors, 1, progress)
+    made, islands = half.to_half(typed, source.ranges)
+    return made, Lowered(fused=fused, islands=islands, left=left, requested=layout.requested(made))
+
+
+def pinned(requires: Requires, built: Mapping[str, Any] | Built) -> Requires:
+    """What a device must have for an engine that was built here: the very release that built it."""
+    version = built.version if isinstance(built, Built) else str(built["version"])
+    *front, last = numbers(version)
+    below = ".".join(map(str, [*front, last + 1]))
+    exact = [msgspec.structs.replace(a, at_least=version, below=below) for a in requires.accelerators or []]
+    return msgspec.structs.replace(requires, accelerators=exact)
