@@ -72,6 +72,15 @@ class Graph:
         return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.shape.dim]
 
     @cached_property
+    def depth(self) -> dict[str, int]:
+        """How many nodes in a row are behind each value, at most; 0 for an input or an initializer."""
+        found = dict.fromkeys([*self._tensors, *(entry.name for entry in self.model.graph.input)], 0)
+        for node in self.nodes:
+            behind = 1 + max((found.get(value, 0) for value in node.input), default=0)
+            found.update(dict.fromkeys(node.output, behind))
+        return found
+
+    @cached_property
     def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
         graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         return {v.name: v.type.tensor_type for v in [*graph.input, *graph.value_info, *graph.output]}

@@ -146,9 +146,8 @@ def _skip(graph: Graph, node: onnx.NodeProto, layers: Collection[str]) -> str | 
     shapes = [graph.shape(value) for value in node.input]
     if not behind or node.input[0] == node.input[1] or shapes[0] != shapes[1]:
         return None
-    order = {id(n): place for place, n in enumerate(graph.nodes)}
-    last = max(behind, key=lambda index: order[id(fused[index])])  # the longer path: the other one is the skip
-    return str(node.input[1 - last])
+    longer = max(behind, key=lambda index: graph.depth[node.input[index]])  # the other one, if both are, projects
+    return str(node.input[1 - longer])
 
 
 def _convolution(graph: Graph, value: str, layers: Collection[str]) -> onnx.NodeProto | None:
