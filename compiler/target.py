@@ -90,6 +90,8 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"precision {self.precision!r} does not go with layout {self.layout!r}; int8 wants one of u8s8 (VNNI), "
                 "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers), explicit (TensorRT); the rest has none"
             )
+        if self.backend == "onnxrt" and self.precision not in ("fp32", "int8"):
+            raise ValueError(f"onnxrt runs fp32 and int8, not {self.precision}")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

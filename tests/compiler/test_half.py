@@ -60,7 +60,8 @@ def test_inputs_and_outputs_stay_fp32_and_weights_do_not(name):
     model = nets.NETS[name]()
     made, islands = half.to_half(model, ranges_of(model))
 
-    for before, after in zip([*model.graph.input, *model.graph.output], [*made.graph.input, *made.graph.output]):
+    borders = [[*m.graph.input, *m.graph.output] for m in (model, made)]
+    for before, after in zip(*borders, strict=True):
         assert (before.name, before.type.tensor_type.elem_type) == (after.name, after.type.tensor_type.elem_type)
     apart = {island.node for island in islands}
     types = Graph(made).types

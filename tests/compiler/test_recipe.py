@@ -205,7 +205,7 @@ PLAIN = DeviceFacts(arch="x86_64", cpu=["avx2"], backends=["onnxrt"])
 
 
 def test_every_target_is_data_with_a_source_for_each_variant() -> None:
-    assert target.names() == ["arm64", "x86-64", "x86-64-vnni"]
+    assert {"x86-64", "x86-64-vnni", "jetson-orin-nano", "rtx-sm86"} <= set(target.names())
     for name in target.names():
         found = target.load(name, PLAIN)
         assert found.variant[0].precision == "fp32"
@@ -283,5 +283,5 @@ def test_a_target_without_a_variant_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, arm64, x86-64, x86-64-vnni"):
+    with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, .*x86-64, x86-64-vnni"):
         target.load("toaster", PLAIN)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from skerry.errors import FormatError, UnsafePath
 from skerry.manifest import (
     FLOOR,
+    Accelerator,
     DeviceFacts,
     Limits,
     Manifest,
@@ -429,3 +430,69 @@ def test_what_a_device_lacks_is_said_in_words(backend, requires, words):
     facts = DeviceFacts(arch="aarch64", cpu=["asimd"], backends=["onnxrt"])
 
     assert why_not(backend, requires, facts) == words
+
+
+JP62 = Accelerator(sm="8.7", at_least="10.3.0", below="11", l4t=["36.4.3", "36.5"], system="jp6.2")
+JP72 = Accelerator(sm="8.7", at_least="10.16.2", below="12", l4t=["39.2"], system="jp7.2")
+RTX = Accelerator(sm="8.6", at_least="1.7.1.116", below="1.7.1.117")
+
+
+def jetson(sm="8.7", l4t="36.4.3", version="10.3.0.30"):
+    return DeviceFacts(arch="aarch64", cpu=[], backends=["tensorrt"], sm=sm, l4t=l4t, versions={"tensorrt": version})
+
+
+@pytest.mark.parametrize(
+    ("facts", "fits"),
+    [
+        (jetson(), True),
+        (jetson(version="10.7.0.23"), True),
+        (jetson(l4t="36.5.0"), True),
+        (jetson(l4t="39.2.1", version="10.16.2.10"), True),
+        (jetson(l4t="39.2.1", version="11.4.1.5"), True),
+        (jetson(version="11.0.0.1"), False),
+        (jetson(version="8.6.2.3"), False),
+        (jetson(version="10.2.9"), False),
+        (jetson(l4t="36.4.0"), False),
+        (jetson(l4t="36.4.30"), False),
+        (jetson(l4t="39.2.1"), False),  # the right system with the wrong TensorRT
+        (jetson(l4t=None), False),
+        (jetson(sm="11.0"), False),
+        (jetson(sm=None), False),
+        (jetson(version=""), False),
+        (msgspec.structs.replace(jetson(), versions={}), False),
+    ],
+)
+def test_a_tensorrt_variant_is_for_one_of_its_gpus_with_its_software(facts, fits):
+    assert (why_not("tensorrt", Requires(accelerators=[JP62, JP72]), facts) is None) is fits
+
+
+def test_why_a_tensorrt_variant_is_not_for_a_device_is_said_in_words():
+    wanted = Requires(accelerators=[JP62])
+
+    assert why_not("tensorrt", wanted, jetson(l4t="36.3.0", version="8.6.2")) == (
+        "needs SM 8.7 with tensorrt 10.3.0 to below 11, jp6.2 (Jetson Linux 36.4.3 or 36.5); "
+        "this is SM 8.7, tensorrt 8.6.2, Jetson Linux 36.3.0"
+    )
+    bare = DeviceFacts(arch="x86_64", cpu=[], backends=["tensorrt-rtx"])
+    assert why_not("tensorrt-rtx", Requires(accelerators=[RTX]), bare) == (
+        "needs SM 8.6 with tensorrt-rtx 1.7.1.116 to below 1.7.1.117; this is no GPU, tensorrt-rtx of unknown version"
+    )
+
+
+def test_an_engine_runs_under_the_very_release_that_built_it():
+    def card(version):
+        return DeviceFacts(
+            arch="x86_64", cpu=[], backends=["tensorrt-rtx"], sm="8.6", versions={"tensorrt-rtx": version}
+        )
+
+    wanted = Requires(accelerators=[RTX])
+    assert why_not("tensorrt-rtx", wanted, card("1.7.1.116")) is None
+    assert all(why_not("tensorrt-rtx", wanted, card(other)) for other in ("1.7.1.117", "1.7.0.9", "1.8.0.1", "1.7.1"))
+
+
+def test_a_variant_that_needs_no_accelerator_says_nothing_of_one():
+    """What format 1.0 wrote is what is written still."""
+    assert msgspec.json.encode(Requires(cpu=["vnni"])) == b'{"arch":[],"cpu":["vnni"]}'
+    assert msgspec.json.decode(b'{"arch":[],"cpu":[]}', type=Requires) == Requires()
+    kept = msgspec.json.encode(Requires(accelerators=[JP62]))
+    assert msgspec.json.decode(kept, type=Requires).accelerators == [JP62]

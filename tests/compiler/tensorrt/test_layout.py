@@ -102,7 +102,7 @@ def test_weights_have_a_scale_per_output_channel_on_the_operators_own_axis():
     x = net.op("MatMul", x, net.constant(np.ones((24, 48), np.float32), "matrix"))
     x = net.op("Gemm", x, net.constant(np.ones((56, 48), np.float32), "turned"), transB=1)
     model = net.model(net.op("Gemm", x, net.constant(np.ones((56, 64), np.float32), "straight"), name="y"))
-    ranges = {name: (-1.0, 1.0) for name in ["image", *(n.output[0] for n in model.graph.node)]}
+    ranges = dict.fromkeys(["image", *(n.output[0] for n in model.graph.node)], (-1.0, 1.0))
 
     made = layout.lay_out(model, ranges)
 
@@ -341,7 +341,7 @@ def test_bias_correction_takes_the_mean_error_out_of_every_channel():
     layers = [n.output[0] for n in made.graph.node if n.op_type == "Conv" and n.input[1].endswith("_dq0")]
 
     def off():
-        sums = {name: 0.0 for name in layers}
+        sums = dict.fromkeys(layers, 0.0)
         found, wanted = (Probe(m, layers, threads=1) for m in (made, model))
         for frame in frames:
             for (name, value), (_, right) in zip(found(frame), wanted(frame), strict=True):
