@@ -4,12 +4,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 
-.PHONY: help demo check test assets soak bench format clean
+.PHONY: help demo check test assets gpu soak bench format clean
 
 help:
 	@echo "make demo    the story, from compiling a model to a device that comes back by itself"
 	@echo "make check   format, lint, types, import contracts, fast tests (all day, < 3 min)"
 	@echo "make test    check, every test, the built wheel in bare environments (what CI runs)"
+	@echo "make gpu     the TensorRT variants on this machine's GPU; skips, and says why, where there is none"
 	@echo "make bench   measurements, each with a table and JSON under build/bench"
 	@echo "make format  write the code the way check wants it"
 
@@ -35,6 +36,9 @@ check: $(STAMP)
 test: check assets
 	# A file stays with one worker, which makes its hub or model once. Three on two cores: tests of the network mostly wait.
 	@$(BIN)/pytest -q -n 3 --dist loadfile -m slow
+
+gpu: $(STAMP)
+	$(BIN)/pytest -rs -s tests/gpu
 
 assets: $(STAMP)
 	@$(BIN)/python scripts/fetch_assets.py $@

@@ -25,6 +25,7 @@ from skerry.errors import BundleError, CompileError
 from skerry.execution.onnxrt import OnnxrtBackend
 from skerry.manifest import (
     FORMAT,
+    Accelerator,
     Classification,
     Detection,
     Interface,
@@ -237,6 +238,28 @@ def release(root: Path, folder: Path) -> str:
     made.write("evidence/compile.json", b"{}")
     made.sign("net@3", KEY)
     return release_id(raw)
+
+
+@pytest.mark.parametrize("engine", [False, True], ids=["a Jetson's", "a card's"])
+def test_a_tensorrt_variant_ships_its_graph_or_its_engine_and_how_it_is_built(tmp_path: Path, *, engine: bool) -> None:
+    made = ReleaseFolder(tmp_path / "bundle", Disk())
+    plan = VariantPlan(id="trt-fp16", backend="tensorrt", precision="fp16", source="a test")
+    requires = Requires(accelerators=[Accelerator(sm="8.7", at_least="10.3", below="11")])
+    onnx.save(net(), tmp_path / "model.onnx")
+    (tmp_path / "build.json").write_bytes(b'{"network": "strongly typed"}')
+    if engine:
+        (tmp_path / "model.engine").write_bytes(b"a plan")
+
+    variant = made.add_variant(plan, requires, tmp_path / "model.onnx")
+
+    shipped = {"model.engine", "build.json"} if engine else {"model.onnx", "weights.bin", "build.json"}
+    folder = tmp_path / "bundle" / "variants" / "trt-fp16"
+    assert {path.name for path in folder.iterdir()} == shipped
+    assert set(variant.files) == {f"variants/trt-fp16/{name}" for name in shipped}
+    assert variant.model == variant.files[0]
+    assert Path(variant.model).name == ("model.engine" if engine else "model.onnx")
+    assert variant.requires == requires
+    assert all(weight.file in variant.files for weight in variant.weights)
 
 
 @pytest.fixture
