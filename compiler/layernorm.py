@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compiler.tensorrt.graph import Graph, attribute, name_of
+from compiler.tensorrt.graph import Graph, attribute, name_of, needed
 
 _OPSET = 17  # the first with LayerNormalization
 
@@ -45,7 +45,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         return fused, []
     nodes = [part for node in graph.nodes for part in _replacement(graph, fused, node, found.get(name_of(node)))]
     del fused.graph.node[:]
-    fused.graph.node.extend(_needed(nodes, graph.outputs))
+    fused.graph.node.extend(needed(nodes, graph.outputs))
     return fused, list(found)
 
 
@@ -156,13 +156,3 @@ def _weighted(graph: Graph, found: _Found, kind: str) -> tuple[onnx.NodeProto, s
         if constant is not None and list(constant.shape) == shape[found.axis :]:
             return readers[0], name
     return None
-
-
-def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that something still reads."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]

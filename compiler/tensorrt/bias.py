@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from compiler.tensorrt.graph import Graph
+from compiler.tensorrt.graph import Graph, needed, without_unused
 from compiler.onnxfile import Probe
 
 _CHANNEL = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1}
@@ -61,10 +61,19 @@ def _means(
 ) -> dict[str, NDArray[np.float64]]:
     """The mean of each channel of the layers' outputs over the tensors."""
     channels = {node.output[0]: _CHANNEL[node.op_type] for node in layers}
-    probe = Probe(model, list(channels), threads=threads)
+    probe = Probe(_up_to(model, list(channels)), list(channels), threads=threads)
     sums: dict[str, NDArray[np.float64]] = {}
     for tensor in tensors:
         for name, value in probe(tensor):
             axes = tuple(axis for axis in range(value.ndim) if axis != channels[name] % value.ndim)
             sums[name] = sums.get(name, np.float64(0)) + np.asarray(value, np.float64).mean(axis=axes) / len(tensors)
     return sums
+
+
+def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that computes ``values``, without outputs: a layer near the entry costs little."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(needed(model.graph.node, values))
+    return without_unused(part)

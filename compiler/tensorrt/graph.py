@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -84,6 +84,16 @@ class Graph:
     def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
         graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         return {v.name: v.type.tensor_type for v in [*graph.input, *graph.value_info, *graph.output]}
+
+
+def needed(nodes: Sequence[onnx.NodeProto], values: Collection[str]) -> list[onnx.NodeProto]:
+    """The nodes, in their order, without which some of ``values`` could not be computed."""
+    wanted, kept = set(values), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input, captured(node))
+            kept.append(node)
+    return kept[::-1]
 
 
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:

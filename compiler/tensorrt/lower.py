@@ -42,44 +42,63 @@ class Calibrated:
     keep_float: Collection[str] = ()
 
 
-class Lowered(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done to the graph, for the evidence.
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to a graph, for the evidence.
 
     Attributes:
         fused: layer normalizations that were put together again.
         islands: what stays fp32, and why.
         left: weighted layers that did not become int8, and why.
         requested: precision by weighted node.
-        built: the engine, where one was built here.
     """
 
     fused: list[str] = []
     islands: list[Island] = []
     left: dict[str, str] = {}
     requested: dict[str, str] = {}
-    built: Built | None = None
+
+
+def write(source: Calibrated, precision: str, progress: Callable[[str], None]) -> tuple[onnx.ModelProto, Written]:
+    """The graph in ``precision`` (fp32, fp16, int8), and what was done to it. It is the same for every target."""
+    if precision == "fp32":
+        return source.model, Written(requested=layout.requested(source.model))
+    whole, fused = layernorm.fuse(source.model)
+    left: dict[str, str] = {}
+    typed = whole
+    if precision == "int8":
+        decided = layout.decide(whole, source.ranges, keep_float=source.keep_float)
+        left, typed = decided.left, layout.write(whole, decided, half=True)
+        if source.tensors:
+            bias.correct(typed, whole, source.tensors, 1, progress)
+    made, islands = half.to_half(typed, source.ranges)
+    return made, Written(fused=fused, islands=islands, left=left, requested=layout.requested(made))
 
 
 def lower(
-    source: Calibrated,
+    written: onnx.ModelProto,
     folder: Path,
     plan: VariantPlan,
     requires: Requires,
     progress: Callable[[str], None],
     disk: Disk,
-) -> Lowered:
+) -> Built | None:
     """Fills ``folder`` with ``model.onnx``, ``build.json`` and, for TensorRT for RTX, ``model.engine``.
+
+    Args:
+        written: what `write` made for the plan's precision.
+
+    Returns:
+        The engine's facts, where one was built here.
 
     Raises:
         CompileError: TensorRT would refuse it or build something else, or its process died.
     """
-    made, lowered = write(source, plan, progress)
-    preflight.check_model(made, plan, requires)
-    disk.replace(folder / "model.onnx", made.SerializeToString(deterministic=True))
-    recipe = BuildRecipe(build=plan.build or Build(), requested=lowered.requested)
+    preflight.check_model(written, plan, requires)
+    disk.replace(folder / "model.onnx", written.SerializeToString(deterministic=True))
+    recipe = BuildRecipe(build=plan.build or Build(), requested=layout.requested(written))
     disk.replace(folder / BUILD, msgspec.json.format(msgspec.json.encode(recipe)))
     if plan.backend != "tensorrt-rtx":
-        return lowered
+        return None
     request = Request(
         backend=plan.backend,
         model=str(folder / "model.onnx"),
@@ -87,23 +106,7 @@ def lower(
         recipe=recipe,
         sms=list(dict.fromkeys(a.sm for a in requires.accelerators or [])),
     )
-    return msgspec.structs.replace(lowered, built=build(request, progress))
-
-
-def write(source: Calibrated, plan: VariantPlan, progress: Callable[[str], None]) -> tuple[onnx.ModelProto, Lowered]:
-    """The graph of a variant in its precisions, and what was done to it."""
-    if plan.precision == "fp32":
-        return source.model, Lowered(requested=layout.requested(source.model))
-    whole, fused = layernorm.fuse(source.model)
-    left: dict[str, str] = {}
-    typed = whole
-    if plan.precision == "int8":
-        decided = layout.decide(whole, source.ranges, keep_float=source.keep_float)
-        left, typed = decided.left, layout.write(whole, decided, half=True)
-        if source.tensors:
-            bias.correct(typed, whole, source.tensors, 1, progress)
-    made, islands = half.to_half(typed, source.ranges)
-    return made, Lowered(fused=fused, islands=islands, left=left, requested=layout.requested(made))
+    return build(request, progress)
 
 
 def pinned(requires: Requires, built: Mapping[str, Any] | Built) -> Requires:

@@ -19,7 +19,7 @@ import rtx
 
 from compiler import half
 from compiler.onnxfile import Probe
-from compiler.target import Build, VariantPlan
+from compiler.target import Build
 from compiler.tensorrt import api, builder, inspection, lower, preflight, run
 from compiler.tensorrt.lower import Calibrated
 from compiler.tensorrt.recipe import BuildRecipe, Request, batches
@@ -60,8 +60,7 @@ def cache(tmp_path_factory):
 
 def graph_of(net, precision):
     model, ranges = rtx.calibrated(net)
-    plan = VariantPlan(id="gpu", backend="tensorrt", precision=precision, source="a test", layout="explicit")
-    made, done = lower.write(Calibrated(model, ranges, tensors=nets.frames(4)), plan, rtx.said)
+    made, done = lower.write(Calibrated(model, ranges, tensors=nets.frames(4)), precision, rtx.said)
     return model, made, done.requested
 
 

@@ -33,10 +33,12 @@ def planned(name, variant):
 
 
 def lowered(source, folder, name, variant):
+    """Both steps; what `write` said, and the engine's facts."""
     plan, requires = planned(name, variant)
     if plan.backend == "tensorrt-rtx":
         rtx.module()
-    return lower.lower(source, folder, plan, requires, rtx.said, Disk())
+    made, done = lower.write(source, plan.precision, rtx.said)
+    return done, lower.lower(made, folder, plan, requires, rtx.said, Disk())
 
 
 def source_of(name, **more):
@@ -55,7 +57,7 @@ def error_db(made, original, frames):
 
 
 def test_a_jetson_gets_a_graph_and_how_to_build_it(tmp_path):
-    done = lowered(source_of("resnet"), tmp_path, "jetson-orin-nano", "orin-int8")
+    done, built = lowered(source_of("resnet"), tmp_path, "jetson-orin-nano", "orin-int8")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["build.json", "model.onnx"]
     recipe = msgspec.json.decode((tmp_path / "build.json").read_bytes(), type=BuildRecipe)
@@ -66,25 +68,25 @@ def test_a_jetson_gets_a_graph_and_how_to_build_it(tmp_path):
         "conv_0": "3 to 32 channels are fewer than 16",
         "scores": "a matrix of 10x64 is too thin",
     }
-    assert done.built is None
+    assert built is None
 
 
 def test_a_card_gets_its_engine_too_and_it_is_tied_to_its_release(tmp_path):
-    done = lowered(source_of("resnet"), tmp_path, "rtx-sm86", "rtx-sm86-fp16")
+    _, built = lowered(source_of("resnet"), tmp_path, "rtx-sm86", "rtx-sm86-fp16")
 
-    assert done.built.bytes == (tmp_path / "model.engine").stat().st_size
+    assert built.bytes == (tmp_path / "model.engine").stat().st_size
     _, requires = planned("rtx-sm86", "rtx-sm86-fp16")
-    (wanted,) = lower.pinned(requires, done.built).accelerators
+    (wanted,) = lower.pinned(requires, built).accelerators
     version = api.version("tensorrt-rtx")
     assert (wanted.sm, wanted.at_least) == ("8.6", version)
     assert wanted.below == ".".join([*version.split(".")[:-1], str(int(version.split(".")[-1]) + 1)])
-    assert lower.pinned(requires, msgspec.to_builtins(done.built)) == lower.pinned(requires, done.built)
+    assert lower.pinned(requires, msgspec.to_builtins(built)) == lower.pinned(requires, built)
 
 
 def test_what_was_done_is_a_value_that_evidence_can_hold(tmp_path):
     source = Calibrated(*calibrated_in_parts())
 
-    done = lowered(source, tmp_path, "jetson-thor", "thor-fp16")
+    done, _ = lowered(source, tmp_path, "jetson-thor", "thor-fp16")
 
     told = json.loads(msgspec.json.encode(done))
     assert len(told["fused"]) == 5
@@ -99,7 +101,7 @@ def calibrated_in_parts():
 def test_kept_nodes_stay_half(tmp_path):
     layers = layout.decide(*rtx.calibrated("resnet")).layers
 
-    done = lowered(source_of("resnet", keep_float=layers[:1]), tmp_path, "jetson-orin-nano", "orin-int8")
+    done, _ = lowered(source_of("resnet", keep_float=layers[:1]), tmp_path, "jetson-orin-nano", "orin-int8")
 
     assert done.requested[layers[0]] == "fp16"
     assert done.left[layers[0]] == "asked for"
@@ -149,8 +151,7 @@ def test_every_kind_of_variant_is_built_for_every_card_and_says_the_same_as_fp32
     model, _ = rtx.calibrated(net)
     made = model
     if variant != "fp32":
-        plan, _ = planned("jetson-orin-nano", f"orin-{variant}")
-        made, _ = lower.write(source_of(net, tensors=nets.frames(4)), plan, rtx.said)
+        made, _ = lower.write(source_of(net, tensors=nets.frames(4)), variant, rtx.said)
 
     assert error_db(made, model, nets.frames(4)) > MIN_SQNR_DB
     assert rtx.build(made, tmp_path, sms=rtx.SMS[variant == "fp32" :]).bytes > 10_000  # Turing has no fp32 products
@@ -195,7 +196,7 @@ def test_mobilenetv2_from_torch_is_built_in_every_precision(mobilenetv2, variant
     frames = nets.frames(3, (1, 3, 224, 224))
     made = model
     if variant != "fp32":
-        done = lowered(Calibrated(*mobilenetv2), tmp_path, "jetson-orin-nano", f"orin-{variant}")
+        done, _ = lowered(Calibrated(*mobilenetv2), tmp_path, "jetson-orin-nano", f"orin-{variant}")
         made = onnx.load(tmp_path / "model.onnx")
         assert list(done.requested.values()).count("int8") == (51 if variant == "int8" else 0)
         assert done.islands == []
