@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compiler.tensorrt.graph import Graph, attribute, name_of, needed
+from compiler.tensorrt.graph import Graph, attribute, name_of, needed, opset_of
 
 _OPSET = 17  # the first with LayerNormalization
 
@@ -37,7 +37,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
-    if next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0) < _OPSET:
+    if opset_of(model) < _OPSET:
         return fused, []
     graph = Graph(model)
     found = {name_of(f.last): f for node in graph.nodes if node.op_type == "Sqrt" and (f := _match(graph, node))}

@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[np.generic]
+_ONNX = ("", "ai.onnx")
 
 
 def name_of(node: onnx.NodeProto) -> str:
     """A node's name; a node without one is called after its first output."""
     return node.name or node.output[0]
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 if it does not say."""
+    return next((opset.version for opset in model.opset_import if opset.domain in _ONNX), 0)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -97,7 +103,7 @@ def needed(nodes: Sequence[onnx.NodeProto], values: Collection[str]) -> list[onn
 
 
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops initializers and constants that nobody reads any more."""
+    """Drops initializers, constants and operator sets that nobody uses any more."""
     used = {name for node in model.graph.node for name in [*node.input, *captured(node)]}
     used |= {output.name for output in model.graph.output}
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
@@ -105,4 +111,16 @@ def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(tensors)
     model.graph.node.extend(nodes)
+    domains = {node.domain for node in nodes} | set(_ONNX) | {d for node in nodes for d in _inner_domains(node)}
+    opsets = [opset for opset in model.opset_import if opset.domain in domains]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     return model
+
+
+def _inner_domains(node: onnx.NodeProto) -> Iterator[str]:
+    for item in node.attribute:
+        for graph in [item.g, *item.graphs] if item.HasField("g") or item.graphs else []:
+            for inner in graph.node:
+                yield inner.domain
+                yield from _inner_domains(inner)

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+import onnx
 
 from compiler.evidence import Layer
+from compiler.tensorrt.graph import name_of
+from compiler.tensorrt import layout
 from skerry.errors import CompileError
 
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -55,6 +58,12 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
                 f"{len(wrong)} of {len(self.layers)} layers are not what was asked for: {names}{more}; "
                 "lay the model out for TensorRT again, or keep these layers at what was built"
             )
+
+
+def asked(model: onnx.ModelProto) -> list[Layer]:
+    """The weighted layers of a typed graph with what is asked of each, where no engine could be looked at."""
+    kinds = {name_of(node): node.op_type for node in model.graph.node}
+    return [Layer(name=name, kind=kinds[name], requested=kind) for name, kind in layout.requested(model).items()]
 
 
 def inspect(engine: bytes | str, requested: Mapping[str, str], kinds: Mapping[str, str]) -> Inspection:

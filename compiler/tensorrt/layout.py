@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler import half as halves
-from compiler.tensorrt.graph import Array, Graph, attribute, name_of, without_unused
+from compiler.tensorrt.graph import Array, Graph, attribute, name_of, opset_of, without_unused
 from skerry.errors import CompileError
 
 # (input with the weights, axis of the output channels) by operator; Gemm's axis depends on transB.
@@ -32,6 +32,7 @@ _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _THIN = 16  # channels, rows or columns: below, int8 costs more than it saves (NVIDIA Model Optimizer's own limit)
 _STEP = 2.0**-20  # the least scale: fp16 still holds it to 6 %, and the least weight that it makes 0 is 1e-6
 _LEAST_STEP_FP32 = 1e-12
+_OPSET, _OPSET_HALF = 13, 19  # the first with scales per channel, and with scales in fp16
 
 Range = tuple[float, float]
 
@@ -218,7 +219,13 @@ def _is_nearest(node: onnx.NodeProto) -> bool:
 
 
 def write(model: onnx.ModelProto, layout: Layout, *, half: bool) -> onnx.ModelProto:
-    """``model``, still fp32, with the pairs of ``layout``; with ``half`` the scales are such that fp16 holds them."""
+    """``model``, still fp32, with the pairs of ``layout``; with ``half`` the scales are such that fp16 holds them.
+
+    Raises:
+        CompileError: the opset is too old for Q/DQ pairs of that kind.
+    """
+    if (opset := opset_of(model)) < (least := _OPSET_HALF if half else _OPSET):
+        raise CompileError(f"the graph is of opset {opset}, its Q/DQ pairs need {least}; raise it to 20")
     graph = Graph(model)
     made = onnx.ModelProto()
     made.CopyFrom(model)

@@ -19,7 +19,7 @@ from skerry.manifest import Requires, numbers
 BUILT = ("fp32", "fp16", "int8")  # precisions that this compiler writes
 RTX_SMS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # TensorRT for RTX 1.7, trt.ComputeCapability
 _NO_FP32_PRODUCTS = ("7.5",)  # seen with 1.7.1: "SM75 does not support fp32 GEMM"
-_OPSETS = range(13, 21)  # 13: int8 per channel; 20: the newest that TensorRT 10.3's parser reads
+_OPSETS = range(9, 21)  # what TensorRT 10.3's parser reads (onnx-tensorrt 10.3, docs/operators.md)
 _DLA_GAP = ("11.0", "11.4.1")  # no DLA in between (TensorRT 11.4.1, Jetson migration page)
 _WORKSPACE_SHARE = 0.5  # of the least memory of the family: the CPU lives in it too
 

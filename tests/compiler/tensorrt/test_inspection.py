@@ -220,4 +220,7 @@ def test_requested_precisions_come_from_the_graph_itself():
     asked = layout.requested(layout.lay_out(model, ranges))
     assert list(asked.values()).count("int8") == 12
     assert asked["conv_0"] == "fp16"
+    told = inspection.asked(layout.lay_out(model, ranges))
+    assert {(x.name, x.requested, x.real) for x in told} == {(name, kind, None) for name, kind in asked.items()}
+    assert {x.kind for x in told} == {"Conv", "MatMul"}
     assert set(asked) == {n.name for n in nets.transformer().graph.node if n.op_type in layout.WEIGHTED}

@@ -314,6 +314,22 @@ def test_a_value_without_a_range_is_an_error_that_names_it():
         layout.lay_out(model, ranges)
 
 
+@pytest.mark.parametrize(("opset", "half_", "least"), [(18, True, 19), (12, False, 13)])
+def test_an_opset_too_old_for_such_pairs_is_refused(opset, half_, least):
+    model = nets.resnet()
+    model.opset_import[0].version = opset
+
+    with pytest.raises(CompileError, match=f"of opset {opset}, its Q/DQ pairs need {least}; raise it to 20"):
+        layout.lay_out(model, ranges_of(nets.resnet()), half=half_)
+
+
+def test_operator_sets_that_nobody_uses_are_dropped():
+    model = nets.resnet()
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+
+    assert [opset.domain for opset in laid_out(model).opset_import] == [""]
+
+
 def test_weights_that_two_layers_share_are_stored_once():
     net = Net([1, 16, 8, 8])
     weights = net.weights(16, 16, 1, 1, fan=16)
