@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.tensorrt.graph import Array, Graph, captured, name_of, without_unused
+from compiler.graphview import Array, Graph, captured, name_of, without_unused
 
 LARGEST = 65504.0
 RESERVE = 4.0

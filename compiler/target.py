@@ -70,7 +70,7 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One way to build a model.
 
     Attributes:
-        layout: how int8 lies in the file, for which kernels (compiler/quantize.py); "explicit" is TensorRT's; "float" if
+        layout: how int8 lies in the file (compiler/quantize.py); "explicit" is TensorRT's; "float" if
             nothing is quantized.
         source: why it is built so, for a reader.
         build: how TensorRT is to build it; null takes the target's.
@@ -85,7 +85,7 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     build: Build | None = None
 
     def __post_init__(self) -> None:
-        if (self.precision == "int8") != (self.layout != "float"):
+        if (self.precision == "int8") != (self.layout != "float") and self.layout != "explicit":
             raise ValueError(
                 f"precision {self.precision!r} does not go with layout {self.layout!r}; int8 wants one of u8s8 (VNNI), "
                 "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers), explicit (TensorRT); the rest has none"

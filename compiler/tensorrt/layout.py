@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compiler import half as halves
-from compiler.tensorrt.graph import Array, Graph, attribute, name_of, opset_of, without_unused
+from compiler.graphview import Array, Graph, attribute, name_of, opset_of, without_unused
 from skerry.errors import CompileError
 
 # (input with the weights, axis of the output channels) by operator; Gemm's axis depends on transB.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import typed_nets as nets
 import numpy as np
 import onnx
 import pytest
-from typed_nets import Net
+import typed_nets as nets
 from onnx import TensorProto, helper, numpy_helper
+from typed_nets import Net
 
-from compiler import half, layernorm, quantize
-from compiler.tensorrt.graph import Graph
+from compiler import calibrate, half, layernorm
+from compiler.graphview import Graph
 from compiler.onnxfile import Probe
 from skerry.execution.parity import Noise
 
@@ -22,7 +22,7 @@ def said(_text):
 
 
 def ranges_of(model):
-    return quantize.ranges(model, nets.frames(4), 1, said)
+    return calibrate.ranges(model, nets.frames(4), calibrate.DEFAULT, 1, said)
 
 
 def run(model, frame=None):

@@ -11,11 +11,11 @@ import os
 import time
 from pathlib import Path
 
-import typed_nets as nets
 import numpy as np
 import onnx
 import pytest
 import rtx
+import typed_nets as nets
 
 from compiler import half
 from compiler.onnxfile import Probe

@@ -6,10 +6,10 @@ import functools
 from pathlib import Path
 
 import needs
-import typed_nets as nets
 import onnx
+import typed_nets as nets
 
-from compiler import quantize
+from compiler import calibrate
 from compiler.target import Build
 from compiler.tensorrt import api, builder
 from compiler.tensorrt.recipe import BuildRecipe, Built, Request
@@ -47,4 +47,4 @@ def build(model: onnx.ModelProto, folder: Path, **changes: object) -> Built:
 def calibrated(name: str) -> tuple[onnx.ModelProto, dict[str, tuple[float, float]]]:
     """A net of `nets` and its ranges."""
     model = nets.NETS[name]()
-    return model, quantize.ranges(model, nets.frames(8), 1, said)
+    return model, calibrate.ranges(model, nets.frames(8), calibrate.DEFAULT, 1, said)

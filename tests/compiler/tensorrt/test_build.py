@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
-import typed_nets as nets
 import numpy as np
 import onnx
 import pytest
 import rtx
+import typed_nets as nets
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from compiler import quantize
+from compiler import calibrate
 from compiler.target import Build, VariantPlan
 from compiler.tensorrt import api, build, layout, preflight
 from compiler.tensorrt.recipe import BuildRecipe, Profile, batches, engine_key
@@ -55,7 +56,8 @@ class Frames(CalibrationDataReader):
 def orts_default(tmp_path):
     """A net as ONNX Runtime quantizes it when nobody says otherwise: asymmetric, biases too."""
     onnx.save(nets.resnet(), tmp_path / "fp32.onnx")
-    with quantize._quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         quantize_static(tmp_path / "fp32.onnx", tmp_path / "ort.onnx", Frames(), quant_format=QuantFormat.QDQ)
     return onnx.load(tmp_path / "ort.onnx")
 
@@ -214,7 +216,7 @@ def test_what_is_folded_away_still_builds(tmp_path):
     nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors] + list(model.graph.node)
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.node.extend(nodes)
-    ranges = quantize.ranges(model, nets.frames(2), 1, rtx.said)
+    ranges = calibrate.ranges(model, nets.frames(2), calibrate.DEFAULT, 1, rtx.said)
 
     made = layout.lay_out(model, ranges)
 

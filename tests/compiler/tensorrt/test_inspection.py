@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import typed_nets as nets
 import pytest
 import rtx
+import typed_nets as nets
 
 from compiler.tensorrt import inspection, layout
 from skerry.errors import CompileError

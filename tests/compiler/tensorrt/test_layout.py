@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import typed_nets as nets
 import numpy as np
 import onnx
 import pytest
-from typed_nets import Net
+import typed_nets as nets
 from onnx import TensorProto
+from typed_nets import Net
 
-from compiler import half, quantize
-from compiler.tensorrt.graph import Graph, attribute
+from compiler import calibrate, half
+from compiler.graphview import Graph, attribute
 from compiler.onnxfile import Probe, weights_of
 from compiler.tensorrt import bias, layout
 from skerry.errors import CompileError
@@ -24,7 +24,7 @@ def said(_text):
 
 
 def ranges_of(model):
-    return quantize.ranges(model, nets.frames(8), 1, said)
+    return calibrate.ranges(model, nets.frames(8), calibrate.DEFAULT, 1, said)
 
 
 def laid_out(model, **options):
@@ -191,7 +191,7 @@ def test_a_sum_that_somebody_else_reads_before_it_is_no_residual_sum():
 
 
 def ranges_of_16(model):
-    return quantize.ranges(model, nets.frames(2, (1, 16, 8, 8)), 1, said)
+    return calibrate.ranges(model, nets.frames(2, (1, 16, 8, 8)), calibrate.DEFAULT, 1, said)
 
 
 def test_what_is_concatenated_is_on_one_grid():

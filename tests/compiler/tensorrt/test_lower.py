@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import msgspec
-import typed_nets as nets
 import numpy as np
 import onnx
 import pytest
 import rtx
+import typed_nets as nets
 
-from compiler import half, quantize, target
+from compiler import calibrate, half, quantize, target
 from compiler.host import Host
 from compiler.onnxfile import Probe
 from compiler.tensorrt import api, layout, lower
@@ -95,7 +95,7 @@ def test_what_was_done_is_a_value_that_evidence_can_hold(tmp_path):
 
 def calibrated_in_parts():
     model = nets.transformer(in_parts=True, loud=300.0)
-    return model, quantize.ranges(model, nets.frames(4), 1, rtx.said)
+    return model, calibrate.ranges(model, nets.frames(4), calibrate.DEFAULT, 1, rtx.said)
 
 
 def test_kept_nodes_stay_half(tmp_path):
@@ -125,7 +125,7 @@ def test_biases_are_corrected_where_there_are_tensors(tmp_path):
 def test_a_net_with_nothing_to_quantize_is_refused_rather_than_shipped_as_int8(tmp_path):
     net = nets.Net([1, 3, 64, 64])
     model = net.model(net.conv("image", 3, 8, 3))
-    source = Calibrated(model, quantize.ranges(model, nets.frames(2), 1, rtx.said))
+    source = Calibrated(model, calibrate.ranges(model, nets.frames(2), calibrate.DEFAULT, 1, rtx.said))
 
     with pytest.raises(CompileError, match=r"orin-int8: int8 is asked for and the graph has no Q/DQ pair"):
         lowered(source, tmp_path, "jetson-orin-nano", "orin-int8")
@@ -186,7 +186,7 @@ def mobilenetv2(tmp_path_factory):
         )
     quantize.prepare(folder / "net.onnx", folder / "prepared.onnx")
     model = onnx.load(folder / "prepared.onnx")
-    return model, quantize.ranges(model, nets.frames(4, (1, 3, 224, 224)), 1, rtx.said)
+    return model, calibrate.ranges(model, nets.frames(4, (1, 3, 224, 224)), calibrate.DEFAULT, 1, rtx.said)
 
 
 @pytest.mark.slow

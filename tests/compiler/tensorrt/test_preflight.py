@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import msgspec
-import typed_nets as nets
 import numpy as np
 import pytest
 import rtx
+import typed_nets as nets
 from onnx import TensorProto, helper
 
 from compiler import half, target
