@@ -154,7 +154,7 @@ def test_the_command_tells_one_in_full_with_every_source(name, capsys):
 
 
 def test_the_command_refuses_what_it_does_not_know():
-    with pytest.raises(UsageError, match="unknown target 'jetson-nano'; there are: native, .*jetson-agx-orin"):
+    with pytest.raises(UsageError, match=r"unknown target 'jetson-nano'; there are: native, .*jetson-agx-orin"):
         targets_cli.main(["jetson-nano"])
 
 
