@@ -183,9 +183,14 @@ def _name_layer(model: onnx.ModelProto, first: tuple[str, float] | None) -> str:
         return "no single layer is past the limit, the error adds up over the depth"
     name, db = first
     node = next(node for node in model.graph.node if name in node.output)
+    module = module_path(node, name)
+    return f"the first layer that diverges is {module} ({node.op_type}, {db:.1f} dB)"
+
+
+def module_path(node: onnx.NodeProto, otherwise: str) -> str:
+    """The path of the module in the user's code that a node was exported from; ``otherwise`` where none is noted."""
     scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
     modules = [
         scope.strip(" '\"") for scope in scopes.strip("[]").split(",")
     ]  # "['', 'features', 'features.0', 'conv2d']"
-    module = modules[-2] if len(modules) > 2 else name
-    return f"the first layer that diverges is {module} ({node.op_type}, {db:.1f} dB)"
+    return modules[-2] if len(modules) > 2 else otherwise

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import external_data_helper, helper, numpy_helper
 
+from compiler.rounding import rounded
 from skerry.disk import Disk
 from skerry.execution.onnxrt import PROVIDER, session_options
 from skerry.manifest import Weight
@@ -88,9 +89,9 @@ class Probe:
     """Runs a model and gives back any of its inner values, besides its outputs."""
 
     def __init__(self, model: onnx.ModelProto, values: list[str], *, threads: int, literal: bool = False) -> None:
-        """``literal`` runs every node as it stands: no fusion, so Q/DQ pairs round exactly where they are."""
+        """``literal`` runs every node as it stands: no fusion, and what is int8 or half rounds exactly where it is."""
         probed = onnx.ModelProto()
-        probed.CopyFrom(model)
+        probed.CopyFrom(rounded(model) if literal else model)
         there = {output.name for output in probed.graph.output}
         probed.graph.output.extend(helper.make_empty_tensor_value_info(v) for v in values if v not in there)
         options = session_options(threads)
