@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from compiler.candidate import Step
@@ -10,13 +12,18 @@ from skerry.wire import ProofReport
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """One thread, torch eager and every variant in turn; ratios are medians of per-round ratios."""
+    """One thread, torch eager and every variant in turn; ratios are medians of per-round ratios.
+
+    Attributes:
+        times_fp32_at_most: upper end of the one-sided 95 % interval of ``times_fp32``.
+    """
 
     model: str
     median_ms: float | None
     times_torch: float | None
     times_fp32: float | None
     bytes: int
+    times_fp32_at_most: float | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +95,39 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     sqnr_db: float | None = None
 
 
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that --repair did to a variant that was out of tolerance, and kept because it helped.
+
+    Attributes:
+        kind: "fuse" a layer normalization, "clip" a range, keep "residual" additions in floats, or "keep" whole units.
+        where: the nodes, or for "clip" the values, that it was done to.
+        before_db, after_db: SQNR of the hop.
+    """
+
+    kind: Literal["fuse", "clip", "residual", "keep"]
+    where: list[str]
+    before_db: float
+    after_db: float
+
+
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """What it took to bring a variant back into tolerance.
+
+    Attributes:
+        builds: how many models were built and measured on the way, of at most ``most_builds``.
+        float_units, units: fusion units that stay in floats, of all.
+        float_share: their share of the multiply-accumulates: what the mending costs in speed, at most.
+    """
+
+    variant: str
+    mends: list[Mend]
+    builds: int
+    most_builds: int
+    float_units: int
+    units: int
+    float_share: float
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Statements about one release.
 
@@ -98,6 +138,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         lineage: digests of the code, the weights and the recipe, and each variant's passes.
         left_out: why, by variant that was built and does not ship.
         layers: by variant, in the graph's order.
+        precisions: by variant, the plan's.
+        max_latency_ms: what was asked for with --max-latency.
+        repairs: of the variants that were mended.
     """
 
     release: str
@@ -118,3 +161,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     search: list[Point] = []
     left_out: dict[str, str] = {}
     layers: dict[str, list[Layer]] = {}
+    repairs: list[Repair] = []
+    precisions: dict[str, str] = {}
+    max_latency_ms: float | None = None
