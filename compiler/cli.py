@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from compiler import budget, calibrate, plan, recipe, samples, target
 from compiler.candidate import Work
@@ -19,7 +20,7 @@ from compiler.evidence import Evidence
 from compiler.host import open_host
 from compiler.job import Job
 from compiler.pipeline import Compilation
-from compiler.report import hop_rows, timing_rows
+from compiler.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
 from skerry import signing
 from skerry.clock import SystemClock
 from skerry.disk import Disk
@@ -28,6 +29,7 @@ from skerry.execution.device import this_device
 from skerry.home import cache_folder, default_key
 
 _MAX_BATCH = 1024
+_PAGE = 160  # characters of a line that no terminal bounds
 _SMALL = {"candidate", "answers", "damage", "times"}  # the search's own, by the hundred
 _EXAMPLES = """examples:
   skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
@@ -217,21 +219,23 @@ def _batch(text: str) -> tuple[int, int]:
 
 
 def _print(console: Console, evidence: Evidence, out: Path) -> None:
-    hops = Table("hop", "frames", "answers agree", "SQNR", title="each hop, held to fp32 torch", title_justify="left")
-    for row in hop_rows(evidence):
-        hops.add_row(*row)
-    times = Table("model", "one thread", "time", "size", title="time and size", title_justify="left")
-    for row in timing_rows(evidence):
-        times.add_row(*row)
-    console.print(hops)
-    console.print(times)
-    for variant, why in evidence.unmeasured.items():
-        _line(console, f"not measured here: {variant} {why}", "yellow")
+    table = Table(title=f"{evidence.name} @ {evidence.version}, one thread", title_justify="left")
+    head, rows = said_columns(VARIANT_HEAD, list(variant_rows(evidence)))
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # words, never markup: a refusal may quote a path
+    page = console if console.is_terminal else Console(file=console.file, highlight=False, width=_PAGE)
+    page.print(table)
+    for variant, why in evidence.left_out.items():
+        _line(console, f"{variant} is left out: {why}", "yellow")
     for text in evidence.forced:
         _line(console, f"FORCED past: {text}", "bold red")
+    for repair in evidence.repairs:
+        for text in mend_lines(repair):
+            _line(console, f"{repair.variant}: {text}", "yellow")
     for proof in evidence.proofs:
-        verdict, style = (f"refused: {proof.refused}", "red") if proof.refused else ("proved here", "green")
-        numbers = f"{proof.same} of {proof.decided} answers, {proof.time_ms:.1f} ms a frame"
-        _line(console, f"{proof.variant}: {verdict}, {numbers}", style)
+        if proof.refused:
+            _line(console, f"{proof.variant} refused: {proof.refused}", "red")
     _line(console, f"signed: {out} ({out.stat().st_size / 1e6:.1f} MB), release {evidence.release[:12]}")
     _line(console, f"evidence: skerry inspect {out}")

@@ -1,75 +1,206 @@
-"""What a compilation found, as tables for the terminal and as one plain page."""
+"""What a compilation found, as one page that needs nothing but itself.
+
+Every drawing (compiler/plots.py) has its table below it. A part of the evidence that is empty is left out, with a
+sentence that says why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from compiler.evidence import Evidence
-
-
-def hop_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
-    """Hop, frames, agreement, SQNR: as text."""
-    for hop in evidence.hops:
-        agreement = "-" if hop.decided is None else f"{hop.same} of {hop.decided}"
-        yield hop.name, str(hop.frames), agreement, f"{hop.sqnr_db:.1f} dB (limit {hop.limit_db:.0f})"
-
-
-def timing_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
-    """Model, latency, ratio, size: as text."""
-    for timing in evidence.timings:
-        latency = "not measured" if timing.median_ms is None else f"{timing.median_ms:.2f} ms"
-        ratios = {"torch": timing.times_torch, "fp32": timing.times_fp32}
-        ratio = ", ".join(f"{value:.2f} x {base}" for base, value in ratios.items() if value is not None) or "-"
-        yield timing.model, latency, ratio, f"{timing.bytes / 1e6:.1f} MB" if timing.bytes else "-"
-
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid #d8dee6; vertical-align: top }
-code { font-size: .85em; overflow-wrap: anywhere } .bad { color: #b3261e; font-weight: 600 } .note { color: #5a6675 }
-"""
+from compiler import plots
+from compiler.evidence import Accuracy, Evidence, Layer, Point
+from compiler.layers import unkept
+from compiler.stylesheet import STYLE
+from compiler.tables import VARIANT_HEAD, hop_rows, mend_lines, variant_rows
+from skerry.wire import ProofReport
 
 
 def render_html(evidence: Evidence) -> bytes:
     """One self-contained page."""
-    proofs = [
-        (
-            p.variant,
-            f"{p.input_sqnr_db:.1f} dB",
-            f"{p.sqnr_db:.1f} dB",
-            f"{p.same} of {p.decided}",
-            p.refused or "proved",
-        )
-        for p in evidence.proofs
-    ]
     parts = [
         f"<h1>{escape(evidence.name)} @ {evidence.version}</h1>",
-        f"<p class=note>release <code>{evidence.release}</code></p>",
-        *(f"<p class=bad>forced: {escape(text)}</p>" for text in evidence.forced),
-        *(f"<p class=note>assumed: {escape(text)}</p>" for text in evidence.assumed),
-        "<h2>Each hop, held to fp32 torch</h2>",
-        _table(("hop", "frames", "answers agree", "SQNR"), hop_rows(evidence)),
-        "<h2>Time and size</h2>",
-        "<p class=note>one thread, in turn; ratios are medians over rounds</p>",
-        _table(("model", "median", "time", "size"), timing_rows(evidence)),
-        *(f"<p class=note>{escape(v)}: {escape(why)}</p>" for v, why in evidence.unmeasured.items()),
-        "<h2>The release's own proof, run here</h2>",
-        _table(("variant", "input", "outputs", "answers agree", "verdict"), proofs),
-        "<h2>Lineage</h2>",
-        f"<p class=note>{evidence.calibration.frames} frames calibrate, {evidence.calibration.report_frames} judge</p>",
-        _table(("what", "sha256"), evidence.lineage.items()),
-        "<h2>Tools</h2>",
-        _table(("tool", "version"), evidence.tools.items()),
+        f"<p class=dim>release <code>{evidence.release}</code></p>",
+        *(f"<p class=bad>FORCED past: {escape(text)}</p>" for text in evidence.forced),
+        *(f"<p class=dim>assumed: {escape(text)}</p>" for text in evidence.assumed),
+        *_section("Variants", _variants(evidence)),
+        *_section("Accuracy", _accuracy(evidence)),
+        *_section("Accuracy against latency, every candidate", _search(evidence)),
+        *_section("Each hop, held to fp32 torch", _hops(evidence)),
+        *_section("Each layer: error and precision", _layers(evidence)),
+        *_section("Size", _sizes(evidence)),
+        *_section("The release's own proof, run here", _proofs(evidence)),
+        *_section("Lineage", _lineage(evidence)),
+        *_section("Tools", [_table(("tool", "version"), evidence.tools.items()), _note(_machine(evidence))]),
     ]
-    head = f"<meta charset=utf-8><title>{escape(evidence.name)}</title><style>{_STYLE}</style>"
-    return "\n".join(["<!doctype html><html lang=en>", head, *parts, "</html>", ""]).encode()
+    head = f"<meta charset=utf-8><title>{escape(evidence.name)} @ {evidence.version}</title><style>{STYLE}</style>"
+    view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
+    return "\n".join(["<!doctype html><html lang=en>", head, view, *parts, "</html>", ""]).encode()
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def line(cells: Iterable[str], tag: str) -> str:
+def _section(title: str, parts: Iterable[str]) -> Iterator[str]:
+    yield f"<section><h2>{escape(title)}</h2>"
+    yield from parts
+    yield "</section>"
+
+
+def _variants(evidence: Evidence) -> Iterator[str]:
+    yield _table(VARIANT_HEAD, variant_rows(evidence))
+    yield from (_note(f"{variant} was built and is left out: {why}") for variant, why in evidence.left_out.items())
+    yield _note(
+        "Times on one thread, in turn; ratios are medians over the rounds. The second number of “lost, at most” and of "
+        "“x fp32, at most” ends a one-sided 95 % interval."
+    )
+
+
+def _accuracy(evidence: Evidence) -> Iterator[str]:
+    if not evidence.accuracy:
+        yield _note("Not measured: no labelled data were given (--eval), so nothing is said about accuracy.")
+        return
+    head = ("variant", "metric", "samples", "fp32", "variant's", "lost", "lost at most", "budget", "needs")
+    yield _table(head, (_accuracy_row(a) for a in evidence.accuracy))
+    yield _note(
+        "in percent and points, sample by sample on samples that the search never saw; “at most” is the upper end of "
+        "the paired one-sided 95 % interval, and it is what is held to the budget"
+    )
+
+
+def _accuracy_row(a: Accuracy) -> tuple[str, ...]:
+    budget = "-" if a.budget is None else f"{a.budget:g}"
+    more = "-" if a.needs_more is None else f"{a.needs_more} more"
+    numbers = (f"{a.reference:.2f}", f"{a.value:.2f}", f"{a.drop:.2f}", f"{a.drop_at_most:.2f}")
+    return (a.variant, a.metric, str(a.samples), *numbers, budget, more)
+
+
+def _search(evidence: Evidence) -> Iterator[str]:
+    if not evidence.search:
+        yield _note("No search was asked for (--max-drop, --max-latency): there are no candidates to compare.")
+        return
+    fp32_ms = next((t.median_ms for t in evidence.timings if t.model == "fp32"), None)
+    limit = evidence.max_latency_ms / fp32_ms if evidence.max_latency_ms and fp32_ms else None
+    for variant in dict.fromkeys(p.variant for p in evidence.search):
+        points = [p for p in evidence.search if p.variant == variant]
+        budget = next((a.budget for a in evidence.accuracy if a.variant == variant), None)
+        yield f"<h3>{escape(variant)}</h3>"
+        if all(p.times_fp32 is None for p in points):
+            yield _note("This machine cannot run its candidates: there is no latency to draw them by.")
+        else:
+            yield _figure(plots.accuracy_against_latency(points, budget, limit, fp32_ms), _SEARCH_SAYS)
+        yield _table(
+            ("candidate", "quantized", "pruned", "lost", "time", "size", ""), map(_point_row, points), long=True
+        )
+
+
+_SEARCH_SAYS = (
+    "Diamonds are what ships, circles were tried, squares are pruned. Up and to the left is better. The points are "
+    "lost on samples that the search may see; the table above tells of those that it never saw."
+)
+
+
+def _point_row(p: Point) -> tuple[str, ...]:
+    time = "unmeasured" if p.times_fp32 is None else f"{p.times_fp32:.2f} x fp32"
+    numbers = (f"{p.quantized} of {p.units} units", f"{p.pruned:.0%}", f"{p.drop:+.2f}", time)
+    return (p.name, *numbers, f"{p.bytes / 1e6:.1f} MB", "chosen" if p.chosen else "")
+
+
+def _hops(evidence: Evidence) -> Iterator[str]:
+    yield _table(("hop", "frames", "answers agree", "SQNR"), hop_rows(evidence))
+    yield from (f"<p class=bad>{escape(hop.name)}: {escape(hop.failed)}</p>" for hop in evidence.hops if hop.failed)
+    for repair in evidence.repairs:
+        yield f"<h3>{escape(repair.variant)} was mended</h3>"
+        yield "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in mend_lines(repair)) + "</ul>"
+
+
+def _layers(evidence: Evidence) -> Iterator[str]:
+    if not evidence.layers:
+        yield _note("No layer was looked at: no variant differs from the fp32 graph.")
+    for variant, layers in evidence.layers.items():
+        yield f"<h3>{escape(variant)}</h3>"
+        if any(layer.sqnr_db is not None for layer in layers):
+            limit = next((hop.limit_db for hop in evidence.hops if hop.name.endswith(f"→ {variant}")), None)
+            shown = plots.error_of_each_layer(layers, limit)
+            yield _figure(
+                shown, "Signal to noise against fp32, of the value behind each layer: errors add up over the depth."
+            )
+        else:
+            yield _note("The layers' errors were not measured.")
+        yield _figure(plots.precision_map(layers), _map_says(layers))
+        yield _table(("", "layer", "kind", "asked", "real", "SQNR"), _layer_rows(layers), long=True)
+
+
+def _map_says(layers: Sequence[Layer]) -> str:
+    if all(layer.real is None for layer in layers):
+        return "Bits of each layer as asked; what the runtime builds of it could not be looked at here."
+    wrong = [f"{layer.name} ({layer.kind})" for layer in unkept(layers)]
+    return (
+        f"Bits of each layer, asked and real. Not as asked (≠): {', '.join(wrong)}."
+        if wrong
+        else "Bits of each layer, asked and real: the runtime built every layer as asked."
+    )
+
+
+def _layer_rows(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
+    for count, layer in enumerate(layers, 1):
+        real = layer.real or "not looked at"
+        differs = " ≠" if layer.real not in (None, layer.requested) else ""
+        error = "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB"
+        yield str(count), layer.name, layer.kind, layer.requested, real + differs, error
+
+
+def _sizes(evidence: Evidence) -> Iterator[str]:
+    shown = [t for t in evidence.timings if t.bytes]
+    if shown:
+        yield _figure(plots.sizes(shown), "Size of each variant's model, and its share of the largest.")
+        yield _table(("variant", "bytes"), ((t.model, f"{t.bytes:,}") for t in shown))
+    else:
+        yield _note("No variant's size is known.")
+
+
+def _proofs(evidence: Evidence) -> Iterator[str]:
+    if not evidence.proofs:
+        yield _note("No variant can run on this machine: a device's own proof is the first.")
+        return
+    head = ("variant", "input", "outputs", "answers agree", "a frame", "memory", "verdict")
+    yield _table(head, map(_proof_row, evidence.proofs))
+
+
+def _proof_row(p: ProofReport) -> tuple[str, ...]:
+    noise = (f"{p.input_sqnr_db:.1f} dB", f"{p.sqnr_db:.1f} dB", f"{p.same} of {p.decided}")
+    return (p.variant, *noise, f"{p.time_ms:.1f} ms", f"{p.peak_mib:.0f} MiB", p.refused or "proved")
+
+
+def _lineage(evidence: Evidence) -> Iterator[str]:
+    calibration = evidence.calibration
+    yield _note(f"{calibration.frames} frames calibrate, {calibration.report_frames} judge")
+    if evidence.passes:
+        drawing = plots.lineage(evidence.lineage, evidence.passes)
+        yield _figure(
+            drawing, "From what went in, through the passes, to the variants; the numbers begin each SHA-256."
+        )
+    steps = {step.key: step for passes in evidence.passes.values() for step in passes}
+    rows = [*evidence.lineage.items(), *((f"pass {step.name}", step.digest) for step in steps.values())]
+    yield _table(("what", "sha256"), rows)
+
+
+def _machine(evidence: Evidence) -> str:
+    return f"built on {' '.join(evidence.machine)}" if evidence.machine else "the machine is not known"
+
+
+def _figure(drawing: str, says: str) -> str:
+    return f"<figure><div class=wide>{drawing}</div><figcaption>{escape(says)}</figcaption></figure>"
+
+
+def _note(words: str) -> str:
+    return f"<p class=dim>{escape(words)}</p>"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]], *, long: bool = False) -> str:
+    """``long`` scrolls on a screen; on paper it is whole."""
+
+    def row(cells: Iterable[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+    body = "".join(row(cells, "td") for cells in rows)
+    kind = "wide long" if long else "wide"
+    return f"<div class='{kind}'><table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table></div>"
