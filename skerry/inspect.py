@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from skerry import signing
+from skerry import evidence, signing
 from skerry.bundle import open_bundle, read_file, read_manifest
 from skerry.disk import Disk
 from skerry.errors import MissingFile, UsageError
@@ -25,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trust", type=Path, action="append", default=[], metavar="PEM", help="the signer's public key")
     p.add_argument("--unverified", action="store_true", help="show it without asking who built it")
     p.add_argument("--files", action="store_true", help="list every file")
+    p.add_argument("--layers", action="store_true", help="list every layer: precision asked and real, error")
+    p.add_argument("--plan", type=Path, metavar="FILE", help="write the plan that makes the same models again to FILE")
     p.add_argument("--report", type=Path, metavar="FILE", help="write the compiler's page (HTML) to FILE")
     p.add_argument("--json", action="store_true", help="print bundle.json as it is")
     return p
@@ -36,19 +39,24 @@ def main(arguments: Sequence[str]) -> int:
     if options.unverified:
         signer = "NOT VERIFIED"
     else:
-        trusted = [signing.load_public_key(path) for path in options.trust or _own_key()]
-        signer = f"{open_bundle(options.bundle, trusted).signer[:16]} (trusted)"
+        signer = f"{open_bundle(options.bundle, trusted_keys(options.trust)).signer[:16]} (trusted)"
     raw, release = read_manifest(options.bundle)
-    if options.report:
-        Disk().replace(options.report, read_file(options.bundle, "evidence/report.html"))
+    for file, name in ((options.report, "evidence/report.html"), (options.plan, evidence.PLAN)):
+        if file:
+            Disk().replace(file, read_file(options.bundle, name))
     if options.json:
         print(raw.decode())
         return 0
     manifest = Manifest.parse(raw)
-    print("\n".join([*_summary(manifest, release, signer), *_evidence(options.bundle)]))
+    print("\n".join([*_summary(manifest, release, signer), *_evidence(options.bundle, layers=options.layers)]))
     if options.files:
         print("\n".join(f"  {file.sha256[:12]}  {file.size:>10}  {file.path}" for file in manifest.files))
     return 0
+
+
+def trusted_keys(named: Sequence[Path]) -> list[ec.EllipticCurvePublicKey]:
+    """The public keys in the files ``named``; this user's own where none is."""
+    return [signing.load_public_key(path) for path in named or _own_key()]
 
 
 def _own_key() -> list[Path]:
@@ -85,25 +93,12 @@ def _summary(m: Manifest, release: str, signer: str) -> Iterator[str]:
     )
 
 
-def _evidence(bundle: Path) -> Iterator[str]:
-    """What the compiler found, if it says so in the form that this version knows."""
+def _evidence(bundle: Path, *, layers: bool) -> Iterator[str]:
+    """What the compiler found, and the plan that would make the same again."""
     try:
-        raw = read_file(bundle, "evidence/compile.json")
+        yield from evidence.lines(read_file(bundle, evidence.COMPILED), layers=layers)
     except MissingFile:
         yield "evidence   none"
-        return
-    evidence = msgspec.json.decode(raw, type=dict[str, Any])
-    for text in evidence.get("forced", []):
-        yield f"FORCED     {text}"
-    for text in evidence.get("assumed", []):
-        yield f"assumed    {text}"
-    for hop in evidence.get("hops", []):
-        agreed = f", {hop['same']} of {hop['decided']} answers agree" if hop.get("decided") is not None else ""
-        yield f"hop        {hop['name']}: {hop['sqnr_db']:.1f} dB{agreed}"
-    for timing in evidence.get("timings", []):
-        if timing["median_ms"] is not None:
-            ratio = f", {timing['times_torch']:.2f} x torch" if timing["times_torch"] else ""
-            yield f"time       {timing['model']}: {timing['median_ms']:.2f} ms on one thread{ratio}"
-    for name, digest in evidence.get("lineage", {}).items():
-        yield f"lineage    {name} {digest[:16]}"
-    yield "tools      " + ", ".join(f"{name} {version}" for name, version in evidence.get("tools", {}).items())
+    with contextlib.suppress(MissingFile):
+        plan = read_file(bundle, evidence.PLAN)
+        yield f"plan       sha256 {hashlib.sha256(plan).hexdigest()[:16]}, {len(plan)} bytes; --plan FILE writes it"

@@ -1,0 +1,160 @@
+"""What `skerry inspect` says of a bundle: whatever the compiler found, of any version, without the compiler."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import tiny
+
+from skerry import inspect
+from skerry.errors import MissingFile
+
+RELEASED = Path(__file__).parents[1] / "formats" / "bundle-1.0"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    tiny.Tiny().write(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def with_evidence(bundle: Path, document: object, *, plan: bytes | None = None) -> Path:
+    raw = document if isinstance(document, bytes) else msgspec.json.encode(document)
+    (bundle / "evidence" / "compile.json").write_bytes(raw)
+    if plan is not None:
+        (bundle / "evidence" / "plan.json").write_bytes(plan)
+    tiny.sign(bundle)
+    return bundle
+
+
+def said(capsys: pytest.CaptureFixture[str], bundle: Path, *options: str) -> list[str]:
+    trust = tiny.write_keys(bundle.parent)
+    assert inspect.main([str(bundle), "--trust", str(trust), *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+FULL = {
+    "accuracy": [
+        {"variant": "int8", "metric": "top-1", "samples": 500, "reference": 90.0, "value": 89.6}
+        | {"drop": 0.4, "drop_at_most": 0.9, "budget": 0.5, "needs_more": 700}
+    ],
+    "search": [
+        {"variant": "int8", "name": f"c{n}", "quantized": n, "units": 9, "drop": 0.1 * n, "times_fp32": 1 - 0.05 * n}
+        | {"bytes": 10, "chosen": n == 3}
+        for n in range(5)
+    ],
+    "layers": {
+        "int8": [
+            {"name": "stem", "kind": "Conv", "requested": "int8", "real": "int8", "sqnr_db": 31.25},
+            {"name": "mean", "kind": "ReduceMean", "requested": "int8", "real": "fp32", "sqnr_db": None},
+        ],
+        "jetson": [{"name": "stem", "kind": "Conv", "requested": "fp16"}],
+    },
+    "repairs": [
+        {"variant": "int8", "builds": 4, "mends": [{"kind": "keep", "where": ["n1"], "before_db": 3, "after_db": 21}]}
+    ],
+    "timings": [{"model": "int8", "median_ms": 2.0, "times_torch": 0.2, "times_fp32": 0.5, "times_fp32_at_most": 0.6}],
+    "unmeasured": {"int8-vnni": "needs CPU feature vnni"},
+    "left_out": {"int8-dotprod": "slower than fp32"},
+    "lineage": {"weights": "ab" * 32},
+    "passes": {
+        "int8": [{"name": "load", "key": "1", "digest": "c" * 64}, {"name": "export", "key": "2", "digest": "d" * 64}]
+    },
+    "tools": {"torch": "2.13.0"},
+    "of a later version": {"unheard": "of"},
+}
+
+
+def test_everything_that_the_compiler_found_is_said(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, with_evidence(bundle, FULL))
+
+    accuracy = (
+        "accuracy   int8: top-1 89.60 % on 500 samples, fp32 90.00 %; loses 0.40 points, at most 0.90, 0.5 allowed"
+    )
+    for line in (
+        f"{accuracy}; cannot be shown, needs 700 more samples",
+        "search     int8: 5 candidates measured; c3 chosen: 3 of 9 units quantized, 0.85 x fp32, +0.30 points lost",
+        "layers     int8: 2 int8; mean (ReduceMean) asked int8, runs fp32",
+        "layers     jetson: 1 fp16 asked; what the runtime builds was not looked at",
+        "mended     int8: keep n1 (3.0 → 21.0 dB)",
+        "time       int8: 2.00 ms on one thread, 0.50 x fp32 (at most 0.60), 0.20 x torch",
+        "unmeasured int8-vnni needs CPU feature vnni",
+        "left out   int8-dotprod: slower than fp32",
+        "lineage    weights abababababababab",
+        "passes     int8: load cccccccc → export dddddddd",
+    ):
+        assert line in lines
+    assert not any(line.startswith("  stem") for line in lines)
+
+
+def test_every_layer_is_listed_on_request(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, with_evidence(bundle, FULL), "--layers")
+
+    rows = [line.split() for line in lines if line.startswith("  ")]
+    assert ["stem", "Conv", "int8", "int8", "31.2", "dB"] in rows
+    assert ["mean", "ReduceMean", "int8", "fp32", "-", "←", "not", "as", "asked"] in rows
+    assert ["stem", "Conv", "fp16", "?", "-"] in rows
+
+
+def test_the_plan_is_named_and_written_out(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_evidence(bundle, FULL, plan=b'{"seed": 1}')
+
+    lines = said(capsys, bundle, "--plan", str(tmp_path / "plan.json"))
+
+    assert any(line.startswith("plan       sha256") and "11 bytes" in line for line in lines)
+    assert json.loads((tmp_path / "plan.json").read_bytes()) == {"seed": 1}
+
+
+def test_a_plan_that_is_not_there_is_not_written(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match=r"plan\.json"):
+        inspect.main([str(bundle), "--unverified", "--plan", str(tmp_path / "plan.json")])
+
+
+@pytest.mark.parametrize(
+    "document", [b"not json", {"layers": 3}, {"hops": [{"name": "x"}]}], ids=["garbled", "other", "less"]
+)
+def test_evidence_that_this_version_cannot_read_is_said_to_be_there(
+    bundle: Path, capsys: pytest.CaptureFixture[str], document: object
+) -> None:
+    lines = said(capsys, with_evidence(bundle, document))
+
+    assert any("in a form that this version of Skerry does not know" in line for line in lines)
+    assert any(line.startswith("variant    fp32") for line in lines)
+
+
+def test_a_bundle_without_any_evidence_says_so(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bundle / "evidence" / "compile.json").unlink()
+    tiny.sign(bundle)
+
+    assert "evidence   none" in said(capsys, bundle)
+
+
+@pytest.mark.parametrize("folder", sorted(RELEASED.parent.glob("bundle-*")), ids=lambda folder: folder.name)
+def test_every_released_bundle_is_still_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main([str(folder / "bundle"), "--trust", str(folder / "signer.pub"), "--layers"]) == 0
+
+    assert "released@1" in capsys.readouterr().out
+
+
+def test_the_compiler_need_not_be_there(bundle: Path) -> None:
+    """A machine that inspects may have nothing but the contracts."""
+    with_evidence(bundle, FULL)
+    script = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'compiler', 'numpy', 'onnx', 'onnxruntime', 'rich', 'torch'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from skerry.main import main\n"
+        f"sys.exit(main(['inspect', {str(bundle)!r}, '--unverified', '--layers']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "runs fp32" in done.stdout
