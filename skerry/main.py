@@ -15,6 +15,7 @@ COMMANDS = {
     "compile": ("compiler.cli:main", "turn a torch model into a verified, signed bundle", "compiler"),
     "targets": ("compiler.targets_cli:main", "say what each target can do, each fact with its source", "compiler"),
     "inspect": ("skerry.inspect:main", "verify a bundle and show what is in it", ""),
+    "compare": ("compiler.side_by_side:main", "run two bundles on the same frames, side by side", "compiler"),
     "agent": ("edge_agent.cli:main", "run models on this device: run, install, status", "agent"),
     "hub": ("cloud_hub.cli:main", "run the hub of a fleet: API, registry, rollouts, broker", "hub"),
     "fleet": ("skerry.fleet.cli:main", "devices, releases and rollouts of a hub", "client"),

@@ -12,6 +12,7 @@ import tomllib
 from cloud_hub.cli import parser as hub_parser
 from compiler.cli import parser as compile_parser
 from compiler.recipe import Recipe
+from compiler.side_by_side import parser as compare_parser
 from compiler.targets_cli import parser as targets_parser
 from edge_agent.cli import parser as agent_parser
 from edge_agent.config import AgentConfig
@@ -24,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.gl
 PARSERS = {
     "compile": compile_parser,
     "targets": targets_parser,
+    "compare": compare_parser,
     "agent": agent_parser,
     "inspect": inspect.parser,
     "hub": hub_parser,

@@ -266,7 +266,7 @@ def _report(
     return msgspec.structs.replace(report, refused=judge(report, limits))
 
 
-def _limit(memory_mib: int) -> None:
+def limit_process(memory_mib: int) -> None:
     """Binds this process: dies with its parent, goes last, and may allocate so much and no more.
 
     RLIMIT_DATA counts private writable memory, so it bounds what a model allocates; RLIMIT_AS would count the address
@@ -291,7 +291,7 @@ def _status_kib(field: str) -> int:
 def main() -> int:
     """The child: a `Request` on standard input, a list of `ProofReport` on standard output."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-    _limit(request.memory_mib)
+    limit_process(request.memory_mib)
     try:
         reports = measure(Path(request.root), request.variants, request.limits, request.threads, SystemClock())
     except MemoryError:

@@ -1,0 +1,116 @@
+"""``skerry compare``: two bundles on the same frames: accuracy, answers, latency, size, and layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compiler import labelled
+from compiler.comparison import Comparison, Side, compare, pick
+from compiler.contest import Compared
+from compiler.unpacked import check_comparable, open_for_running
+from skerry.errors import UsageError
+from skerry.execution.device import this_device
+
+_WORST = 5  # values that are named without --layers
+_PAGE = 140  # characters of a line that no terminal bounds
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(
+        prog="skerry compare", description="Run two bundles on the same frames and set them side by side."
+    )
+    p.add_argument("a", type=Path, help="a .skb file or a bundle's folder")
+    p.add_argument("b", type=Path, help="the one to hold against it")
+    p.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="one folder per label; or unlabelled photos and videos"
+    )
+    p.add_argument("--trust", type=Path, action="append", default=[], metavar="PEM", help="the signer's public key")
+    p.add_argument("--unverified", action="store_true", help="compare without asking who built them")
+    p.add_argument("--variant-a", metavar="ID", help="of the first (default: the fastest that runs here)")
+    p.add_argument("--variant-b", metavar="ID", help="of the second")
+    p.add_argument("--frames", type=int, default=500, metavar="N", help="at most so many (default: 500)")
+    p.add_argument("--seconds", type=float, default=20.0, metavar="S", help="of timing, about (default: 20)")
+    p.add_argument("--layers", action="store_true", help="list every value that both graphs know by one name")
+    p.add_argument("--json", action="store_true", help="print everything as JSON")
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Raises `SkerryError` if the two cannot be compared."""
+    options = parser().parse_args(arguments)
+    if options.frames < 1 or options.seconds <= 0:
+        raise UsageError("--frames and --seconds must be more than 0")
+    trust = None if options.unverified else options.trust
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, facts = Path(folder), this_device()
+        a, b = open_for_running(options.a, trust, scratch / "a"), open_for_running(options.b, trust, scratch / "b")
+        check_comparable(a, b)
+        frames = labelled.read(options.data, a.manifest.labels, options.frames)
+        candidates = [(a, a.candidates(options.variant_a, facts)), (b, b.candidates(options.variant_b, facts))]
+        picked = pick(candidates, [(f.path, f.index) for f in frames], options.seconds, scratch)
+        found = compare(picked[0], picked[1], frames, scratch)
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        _print(Console(highlight=False), found, layers=options.layers)
+    return 0
+
+
+def _print(console: Console, found: Comparison, *, layers: bool) -> None:
+    table = Table("", "a", "b", "b against a", title=f"{found.frames} frames, one thread", title_justify="left")
+    for row in rows(found):
+        table.add_row(*map(Text, row))
+    page = console if console.is_terminal else Console(file=console.file, highlight=False, width=_PAGE)
+    page.print(table)
+    for line in layer_lines(found.layers, found.no_layers, every=layers):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def rows(found: Comparison) -> Iterator[tuple[str, str, str, str]]:
+    """The table: what, a, b, and b against a."""
+    a, b, ratio = found.a, found.b, found.time_ratio
+    yield "release", f"{a.name} {a.release[:12]}", f"{b.name} {b.release[:12]}", ""
+    yield "variant", f"{a.variant}, {a.precision}", f"{b.variant}, {b.precision}", ""
+    if (points := found.accuracy_points) is not None:
+        against = f"{points.value:+.2f} points ({points.low:+.2f} to {points.high:+.2f})"
+        yield f"top-1 of {found.labelled}", _hits(a, found.labelled), _hits(b, found.labelled), against
+    else:
+        yield "accuracy", "-", "-", "not measured: no label is known (a folder per label)"
+    yield "answers", "", "", f"{found.same} of {found.decided} decided ones agree"
+    apart = "other tensors" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    yield "outputs", "", "", apart
+    times = f"{ratio.value:.2f} x ({ratio.low:.2f} to {ratio.high:.2f}), {found.rounds} rounds in turns"
+    yield "a frame", f"{a.median_ms:.2f} ms", f"{b.median_ms:.2f} ms", times
+    yield "variant's size", _size(a.bytes), _size(b.bytes), f"{b.bytes / a.bytes:.2f} x"
+    yield "bundle's size", _size(a.bundle_bytes), _size(b.bundle_bytes), f"{b.bundle_bytes / a.bundle_bytes:.2f} x"
+
+
+def _hits(side: Side, labelled_frames: int) -> str:
+    return f"{100 * (side.hits or 0) / labelled_frames:.2f} %"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def layer_lines(found: Compared | None, why: str | None, *, every: bool) -> Iterator[str]:
+    """The values that both graphs know, the worst or all of them; or why there are none."""
+    if found is None:
+        yield f"layer by layer: not compared, {why}"
+        return
+    yield f"layer by layer: {len(found.values)} values of {found.known_a} and {found.known_b} are in both graphs"
+    shown = found.values if every else sorted(found.values, key=lambda v: v.sqnr_db)[:_WORST]
+    for value in shown:
+        asked = f"{value.precision_a} → {value.precision_b}"
+        yield f"  {value.sqnr_db:6.1f} dB  {value.name:<32} {value.kind:<20} {asked}"
+    if len(shown) < len(found.values):
+        yield "  these are the furthest apart; --layers lists them all in the graph's order"

@@ -1,0 +1,86 @@
+"""Bundles to run here: verified as ``skerry inspect`` does, and unpacked where a backend can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.contest import Entry
+from skerry import archive
+from skerry.bundle import check_files, open_directory, open_file, unpack
+from skerry.disk import Disk
+from skerry.errors import UsageError
+from skerry.inspect import trusted_keys
+from skerry.manifest import DeviceFacts, Manifest, eligible, release_id
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle that was verified and lies unpacked in ``root``."""
+
+    path: Path
+    root: Path
+    manifest: Manifest
+    release: str
+
+    def entry(self, variant: str) -> Entry:
+        return Entry(str(self.root.resolve()), variant)
+
+    def who(self, variant: str) -> str:
+        return f"{self.path.name}, variant {variant}"
+
+    def candidates(self, wanted: str | None, facts: DeviceFacts) -> list[str]:
+        """The variants that this machine can run, or the one that is ``wanted``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        ids = [variant.id for variant in self.manifest.variants]
+        if wanted is not None and wanted not in ids:
+            raise UsageError(f"{self.path.name} has no variant {wanted!r}; there are: {', '.join(ids)}")
+        can = [variant.id for variant in eligible(self.manifest, facts) if wanted in (None, variant.id)]
+        if not can:
+            raise UsageError(f"{self.path.name}: this machine cannot run {wanted or ', '.join(ids)}")
+        return can
+
+
+def open_for_running(path: Path, trust: Sequence[Path] | None, root: Path) -> Opened:
+    """Verifies the bundle at ``path`` as inspect does (``trust`` None: asks for no signature) and unpacks it."""
+    if path.is_dir():
+        root = path
+        if trust is not None:
+            open_directory(path, trusted_keys(trust))
+    else:
+        _unpack(path, trust, root)
+    raw = (root / "bundle.json").read_bytes()
+    manifest = Manifest.parse(raw)
+    check_files(root, manifest, {file.path for file in manifest.files})
+    return Opened(path, root, manifest, release_id(raw))
+
+
+def _unpack(path: Path, trust: Sequence[Path] | None, root: Path) -> None:
+    disk = Disk()
+    with open_file(path) as file:
+        if trust is not None:
+            unpack(file, trusted_keys(trust), keep=lambda name, chunks: _keep(disk, root / name, b"".join(chunks)))
+        else:
+            for member in archive.read(file):
+                _keep(disk, root / archive.plain_path(member.name), b"".join(member.chunks()))
+
+
+def _keep(disk: Disk, path: Path, data: bytes) -> None:
+    disk.make_dirs(path.parent)
+    disk.replace(path, data)
+
+
+def check_comparable(a: Opened, b: Opened) -> None:
+    """Raises `UsageError` if the two do not answer the same question."""
+    one, other = a.manifest, b.manifest
+    if one.task != other.task:
+        raise UsageError(f"{a.path.name} does {one.task}, {b.path.name} does {other.task}: there is nothing to compare")
+    if differ := set(one.labels) ^ set(other.labels):
+        raise UsageError(
+            f"{a.path.name} knows {len(one.labels)} labels, {b.path.name} {len(other.labels)}, and not the same: "
+            f"{', '.join(sorted(differ)[:5])}; compare models of the same task"
+        )
