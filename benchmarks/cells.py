@@ -105,6 +105,8 @@ def trained(kept: Path) -> Cells:
             loss.backward()
             optimizer.step()
             schedule.step()
+    if not torch.isfinite(loss):
+        raise SystemExit(f"training of the cell detector ended at a loss of {loss}")
     torch.save(net.state_dict(), kept)
     return net.eval()
 
@@ -121,8 +123,9 @@ def _prepared(net: Cells) -> tuple[torch.Tensor, torch.Tensor]:
             np.concatenate([corners[:, :2] + corners[:, 2:], corners[:, 2:] * 2 - corners[:, :2] * 2], 1) / 2 * scale
         )
         boxes[:, :2] += shift
+        real = boxes[:, 2:].min(1) > 1  # some of the set's boxes have no width
         images.append(torch.from_numpy(tensor[0]))
-        targets.append(_target(net.centres, torch.from_numpy(boxes), torch.from_numpy(classes)))
+        targets.append(_target(net.centres, torch.from_numpy(boxes[real]), torch.from_numpy(classes[real])))
     return torch.stack(images), torch.stack(targets)
 
 

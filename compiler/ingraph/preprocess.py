@@ -19,18 +19,22 @@ from skerry.manifest import Interface, Preprocess
 _ROWS, _COLUMNS = 2, 3  # the axes of planes [N, 3, height, width]
 
 
-def draw_input(d: Drawing, frames: str, interface: Interface, size: tuple[int, int], dtype: int) -> str:
+def draw_input(
+    d: Drawing, frames: str, interface: Interface, size: tuple[int, int], dtype: int, *, cast_first: bool
+) -> str:
     """Draws the path from ``frames`` to the input tensor; returns the tensor's name.
 
     Args:
         frames: uint8 [N, height, width, 3], RGB.
         size: height and width of the frames.
         dtype: of the net's input, by ONNX's number.
+        cast_first: no operator but a cast sees 8-bit integers, as TensorRT wants it; else as much as can be is done
+            before the cast makes four bytes of one.
     """
     spec, target = interface.preprocess, interface.input_size()
     geometry = Geometry(spec, size, target)
-    # The cast comes first: TensorRT takes 8-bit integers at its border only.
-    planes = d.add("Transpose", d.add("Cast", frames, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+    pixels = d.add("Cast", frames, to=TensorProto.FLOAT) if cast_first else frames
+    planes = d.add("Transpose", pixels, perm=[0, 3, 1, 2])
     planes = _coloured(d, _resized(d, planes, spec, geometry), spec)
     planes = _padded(d, planes, spec, geometry)
     planes = d.add("Round", planes) if dtype == TensorProto.UINT8 else _normalized(d, planes, spec)
@@ -47,15 +51,14 @@ def _resized(d: Drawing, planes: str, spec: Preprocess, geometry: Geometry) -> s
         taps(source, scaled, spec.interpolation, spec.antialias, place)
         for source, scaled, place in zip(geometry.source, geometry.scaled, places, strict=True)
     )
-    if _picks(columns):
-        planes = _picked(d, planes, columns, _COLUMNS)
-    planes = _picked(d, planes, rows, _ROWS) if _picks(rows) else _used(d, planes, rows, _ROWS)
+    for matrix, axis in ((rows, _ROWS), (columns, _COLUMNS)):
+        planes = _picked(d, planes, matrix, axis) if _picks(matrix) else _used(d, planes, matrix, axis)
+    planes = d.add("Cast", planes, to=TensorProto.FLOAT)
     if not _picks(columns):
-        planes = _product(d, planes, columns, _COLUMNS)
+        planes = _product(d, planes, _dense(columns), _COLUMNS)
         planes = _rounded(d, planes) if spec.antialias or _picks(rows) else planes
     if not _picks(rows):
-        used = np.flatnonzero(rows.any(axis=0))
-        planes = _rounded(d, _product(d, planes, rows[:, used[0] : used[-1] + 1], _ROWS))
+        planes = _rounded(d, _product(d, planes, _dense(rows), _ROWS))
     return planes
 
 
@@ -72,10 +75,20 @@ def _picked(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
     return d.add("Gather", planes, d.whole(*chosen.tolist()), axis=axis)
 
 
-def _used(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
-    """Without the source pixels that no target pixel looks at."""
+def _window(matrix: Float) -> tuple[int, int]:
+    """The first source pixel that some target pixel looks at, and the one past the last."""
     used = np.flatnonzero(matrix.any(axis=0))
-    first, past = int(used[0]), int(used[-1]) + 1
+    return int(used[0]), int(used[-1]) + 1
+
+
+def _dense(matrix: Float) -> Float:
+    """The columns of the window."""
+    first, past = _window(matrix)
+    return matrix[:, first:past]
+
+
+def _used(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
+    first, past = _window(matrix)
     return planes if (first, past) == (0, matrix.shape[1]) else d.cut(planes, axis, first, past)
 
 
