@@ -3,7 +3,8 @@
 Two forms of it, since no single one serves both runtimes:
 
 - "operator" is ONNX's NonMaxSuppression: fast on ONNX Runtime. TensorRT-RTX 1.7 parses it and has no kernel for it;
-  TensorRT's own looks at the 2,000 to 5,000 best boxes only and gives a shape that depends on the data.
+  TensorRT's own considers 2,000 to 5,000 boxes of an image at most, leaves ties open (its operator reference, NMS), and
+  gives a shape that depends on the data.
 - "fixed" has fixed shapes and ordinary operators: the best candidates of all classes, a matrix that says who overlaps
   whom, and a loop that ends when nothing changes any more. Each turn keeps whoever no kept better one overlaps: after
   turn n the n best are decided as greedy suppression decides them, so the fixed point is the greedy result (Zheng et
