@@ -53,6 +53,11 @@ class Search:
         rungs: the whole model, and pruned ones if there are any.
         data: labelled samples, or frames to agree with fp32 on.
         say: hears what is tried and the best so far.
+
+    Attributes:
+        trials: the candidates that were measured, and their files.
+        options: by rung and unit, what the ranking found.
+        saved: by rung, the time that quantizing everything saves, as a share of what is left.
     """
 
     variant: str
@@ -66,6 +71,7 @@ class Search:
     effort: Effort = Effort()
     trials: dict[Trial, Path] = field(default_factory=dict)
     options: list[list[list[Option]]] = field(default_factory=list)
+    saved: list[float] = field(default_factory=list)
 
     def run(self) -> Outcome:
         """Searches. What was built and measured stays in the work directory, also on Ctrl-C.
@@ -135,8 +141,8 @@ class Search:
         """What the ranking would have a candidate be: its time, of its rung's in fp32, and its damage."""
         units = zip(self.rungs[trial.rung].units, self.options[trial.rung], strict=True)
         chosen = [options[unit.name not in trial.keep] for unit, options in units]
-        whole = sum(options[0].time for options in self.options[trial.rung])
-        return (1.0 + sum(o.time for o in chosen)) / (1.0 + whole), sum(o.damage for o in chosen)
+        saved = self.saved[trial.rung]  # not the sum of the gains: each of them holds the ways to and from fp32
+        return (1.0 + sum(o.time for o in chosen)) / (1.0 + saved), sum(o.damage for o in chosen)
 
     def _damage(self, subject: Subject, number: int) -> float:
         """Of one unit, quantized alone."""
@@ -148,9 +154,11 @@ class Search:
     def _gains(self, subject: Subject) -> list[float]:
         """What each unit saves by being quantized, as shares of the whole quantized model's time."""
         if not subject.units:
+            self.saved.append(0.0)
             return []
         macs, everything = [unit.macs for unit in subject.units], subject.build((), draft=True)
         both = self._measure.times(subject, [subject.float_model, everything], self.effort.try_s, MIN_BLOCKS)
+        self.saved.append(1.0 if both is None else 1.0 / time_ratio(both[1], both[0]).median - 1.0)
         if both is None:
             return by_macs(macs, 1.0)
         found = []
@@ -160,7 +168,7 @@ class Search:
             times = self._measure.times(subject, [without, everything], self.effort.rank_s, _RANK_ROUNDS)
             assert times is not None  # noqa: S101 - what ran a moment ago runs now
             found.append(gain(*times))
-        return settle(found, by_macs(macs, time_ratio(*both).median - 1.0))
+        return settle(found, by_macs(macs, self.saved[-1]))
 
     # --- candidates -----------------------------------------------------------------------------------------------
 
