@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from compiler.statistics import (
+    _score_bound,
     bootstrap_drop,
     judge_bootstrap,
     judge_drop,
@@ -47,6 +48,13 @@ def test_the_bound_covers_whatever_the_truth_is(samples: int) -> None:
 
     assert min(found.values()) >= 0.95, min(found, key=found.__getitem__)
     assert min(found.values()) < 0.97  # and it promises no less than it could
+
+
+def test_the_score_interval_alone_would_not_cover() -> None:
+    """What the exact bound is for, and that the test above can fail."""
+    bounds = {pair: 100 * _score_bound(*pair, 16, 1.6449) for pair in outcomes(16)}
+
+    assert min(coverage(bounds, 16, loss, 0.0) for loss in np.linspace(0.0, 0.3, 31)) < 0.94
 
 
 @pytest.mark.slow
