@@ -88,6 +88,11 @@ class Search:
         self._try_all(repairs(list(self.trials), self._aim, damages), "repaired candidate")
         return self._confirm(choose(list(self.trials), self._aim))
 
+    def plain(self) -> Outcome:
+        """No search: everything quantized, held to the same rules. For whoever asked for no budget."""
+        self._try_all([(0, frozenset())], "candidate")
+        return self._confirm(choose(list(self.trials), self._aim))
+
     # --- what the search may see ----------------------------------------------------------------------------------
 
     @cached_property
