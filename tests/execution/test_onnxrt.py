@@ -154,7 +154,14 @@ def test_an_input_of_strings_is_refused(tmp_path):
     assert "tensor(string)" in complains(error)
 
 
-@pytest.mark.parametrize("shape", [["batch", 3, 8, 8], [1, 3, None, None], [0, 3]])
+def test_a_graph_that_takes_many_images_takes_one_here(tmp_path):
+    backend = load(one_node("Relu", TensorProto.FLOAT, ["batch", 3, 8, 8], ["batch", 3, 8, 8]), tmp_path)
+
+    assert backend.inputs["x"].shape == (1, 3, 8, 8)
+    assert backend.run()["y"].shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["batch", 3, "h", "w"], [1, 3, None, None], [0, 3]])
 def test_an_input_without_a_fixed_size_is_refused(tmp_path, shape):
     with pytest.raises(BackendError) as error:
         load(one_node("Identity", TensorProto.FLOAT, shape), tmp_path)
