@@ -55,7 +55,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Reads and adopts the graph. Returns its outputs' shapes and types, and what was done to it."""
         wish = Wish(shape, input_name, outputs, rows, (batch[0], batch[1]) if batch else None)
-        with _limited():
+        with limited():
             self._original, self._adopted = adopt(Path(path), wish)
             self._reference = self._original.run()
             dtype = entry(self._adopted.model, path).dtype
@@ -101,10 +101,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def limited(seconds: int = _ADOPT_S) -> Iterator[None]:
     """Ends the process when it takes too long: nothing gentler gets through to a library that hangs."""
-    print(f"adopting the graph took more than {_ADOPT_S} s, or more memory than there is")  # noqa: T201 - last words
-    signal.alarm(_ADOPT_S)
+    # The last words of a process that ends here, for its epitaph.
+    print(f"reading a foreign graph, with limits of {seconds} s and {_MEMORY_BYTES >> 30} GiB", flush=True)  # noqa: T201
+    signal.alarm(seconds)
     yield
     signal.alarm(0)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,6 +300,15 @@ def test_a_bad_onnx_file_is_refused_in_one_line(shelf, make, said, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(make())
 
     assert said in shelf.compile(tmp_path / "bad.onnx").refusal()
+
+
+def test_a_graph_that_hangs_a_library_ends_the_child_and_not_the_command():
+    script = "from compiler.child.original import limited\nwith limited(1):\n    while True: pass"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == -signal.SIGALRM
+    assert "with limits of 1 s" in done.stdout
 
 
 # A program
