@@ -113,6 +113,11 @@ def _refuse(model: ModelProto, name: str) -> None:
     for node in model.graph.node:
         if why := foreign_tidy.refused(node, opset(model), constants, used):
             raise CompileError(f"{name}: {why}")
+    made = {value for node in model.graph.node for value in node.output}
+    if still := [value.name for value in model.graph.output if value.name not in made]:
+        raise CompileError(f"{name}: output {still[0]!r} is the image itself, or a constant; leave it out")
+    if broken := [tensor.name for tensor in constants.values() if foreign_tidy.has_nan(tensor)]:
+        raise CompileError(f"{name}: {broken[0]!r} holds NaN; its training or its export went wrong")
 
 
 def _prove(original: Original, adopted: Adopted, wish: Wish) -> None:

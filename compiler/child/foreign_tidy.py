@@ -42,6 +42,12 @@ def keep(items: list[NodeProto] | list[TensorProto] | list[object], field: objec
     field.extend(items)  # type: ignore[attr-defined]
 
 
+def has_nan(tensor: TensorProto) -> bool:
+    """Whether a constant holds what is no number; infinity is one, which masks are made of."""
+    array = numpy_helper.to_array(tensor)
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
 def dense(sparse: SparseTensorProto) -> Array:
     """A sparse tensor, written out. Raises `FormatError` if its indices do not lie in its shape."""
     shape = tuple(sparse.dims)

@@ -242,6 +242,31 @@ REFUSED = {
         CompileError,
         "does not run on ONNX Runtime as it is (opset 6): Could not find an implementation for Add(6)",
     ),
+    "weights that are no numbers": (
+        lambda: graph([conv(), *head("c")], [held("w", np.full((4, 3, 3, 3), np.nan, np.float32)), *ALL[1:]]),
+        CompileError,
+        "'w' holds NaN",
+    ),
+    "the image as it came": (
+        lambda: graph([node("Relu", ["image"], ["scores"])], outputs=[value("image", shape=SHAPE), value("scores")]),
+        CompileError,
+        "output 'image' is the image itself, or a constant",
+    ),
+    "a constant for an answer": (
+        lambda: graph([node("Shape", ["image"], ["scores"])], outputs=[value("scores", INT64)]),
+        CompileError,
+        "output 'scores' is the image itself, or a constant",
+    ),
+    "more memory than there is": (
+        lambda: middle(
+            node("Expand", ["one", "k"], ["e"]),
+            node("ReduceSum", ["e"], ["s"], keepdims=0),
+            node("Mul", ["c", "s"], ["r"]),
+            more=[held("one", 1.0, np.float32), held("k", [1 << 30, 1 << 30], np.int64)],
+        ),
+        CompileError,
+        "does not run on ONNX Runtime",
+    ),
     "upsampling to less": (
         lambda: middle(node("Upsample", ["c", "k"], ["r"]), more=[held("k", [1, 1, 0.5, 0.5], np.float32)], opset=9),
         CompileError,
