@@ -38,6 +38,14 @@ def load(backend: str) -> Any:
     raise CompileError(f"{backend} does not load here ({reason}); it needs {_MODULES[backend][2]}")
 
 
+def require(backend: str) -> str:
+    """The installed version of what must build here. Raises `CompileError` at once, not after minutes of work."""
+    found = version(backend)
+    if found is None:
+        raise CompileError(f"{backend} builds the engine here and is not installed; it needs {_MODULES[backend][2]}")
+    return found
+
+
 def version(backend: str) -> str | None:
     """The installed version, without importing it; None if there is none that Python's metadata tells."""
     for name in _MODULES[backend][1]:

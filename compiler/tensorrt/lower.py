@@ -17,11 +17,11 @@ import onnx
 from numpy.typing import NDArray
 
 from compiler import half, layernorm
-from compiler.half import Island
+from compiler.islands import Island, Range
 from compiler.target import Build, VariantPlan
-from compiler.tensorrt import bias, layout, preflight
+from compiler.tensorrt import bias, layout, pairs, placement, preflight
 from compiler.tensorrt.build import build
-from compiler.tensorrt.recipe import BUILD, ENGINE, BuildRecipe, Built, Request
+from compiler.tensorrt.recipe import BUILD, ENGINE, BuildRecipe, Built, Request, batches
 from skerry.disk import Disk
 from skerry.manifest import Requires, numbers
 
@@ -37,7 +37,7 @@ class Calibrated:
     """
 
     model: onnx.ModelProto
-    ranges: Mapping[str, half.Range]
+    ranges: Mapping[str, Range]
     tensors: Sequence[NDArray[np.float32]] = ()
     keep_float: Collection[str] = ()
 
@@ -66,8 +66,8 @@ def write(source: Calibrated, precision: str, progress: Callable[[str], None]) -
     left: dict[str, str] = {}
     typed = whole
     if precision == "int8":
-        decided = layout.decide(whole, source.ranges, keep_float=source.keep_float)
-        left, typed = decided.left, layout.write(whole, decided, half=True)
+        decided = placement.decide(whole, source.ranges, keep_float=source.keep_float)
+        left, typed = decided.left, pairs.write(whole, decided, half=True)
         if source.tensors:
             bias.correct(typed, whole, source.tensors, 1, progress)
     made, islands = half.to_half(typed, source.ranges)
@@ -81,11 +81,14 @@ def lower(
     requires: Requires,
     progress: Callable[[str], None],
     disk: Disk,
+    *,
+    batch: tuple[int, int] = (1, 1),
 ) -> Built | None:
     """Fills ``folder`` with ``model.onnx``, ``build.json`` and, for TensorRT for RTX, ``model.engine``.
 
     Args:
-        written: what `write` made for the plan's precision.
+        written: what `write` made for the plan's precision, with whatever was drawn around it since.
+        batch: the least and the most, where the graph's is open.
 
     Returns:
         The engine's facts, where one was built here.
@@ -95,7 +98,9 @@ def lower(
     """
     preflight.check_model(written, plan, requires)
     disk.replace(folder / "model.onnx", written.SerializeToString(deterministic=True))
-    recipe = BuildRecipe(build=plan.build or Build(), requested=layout.requested(written))
+    recipe = BuildRecipe(
+        build=plan.build or Build(), profiles=batches(written, *batch), requested=layout.requested(written)
+    )
     disk.replace(folder / BUILD, msgspec.json.format(msgspec.json.encode(recipe)))
     if plan.backend != "tensorrt-rtx":
         return None

@@ -65,14 +65,14 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
-def batches(model: onnx.ModelProto, most: int) -> list[Profile]:
-    """A profile for each input whose first dimension is open: from 1 to ``most``, tuned for 1."""
+def batches(model: onnx.ModelProto, least: int, most: int) -> list[Profile]:
+    """A profile for each input whose first dimension is open: from ``least`` to ``most``, tuned for ``least``."""
     found = []
     for entry in model.graph.input:
         dims = [dim.dim_value for dim in entry.type.tensor_type.shape.dim]
         if dims and not dims[0] and all(dims[1:]):
             rest = dims[1:]
-            found.append(Profile(input=entry.name, least=[1, *rest], usual=[1, *rest], most=[most, *rest]))
+            found.append(Profile(input=entry.name, least=[least, *rest], usual=[least, *rest], most=[most, *rest]))
     return found
 
 

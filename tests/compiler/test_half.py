@@ -9,7 +9,7 @@ import typed_nets as nets
 from onnx import TensorProto, helper, numpy_helper
 from typed_nets import Net
 
-from compiler import calibrate, half, layernorm
+from compiler import calibrate, half, islands, layernorm
 from compiler.graphview import Graph
 from compiler.onnxfile import Probe
 from skerry.execution.parity import Noise
@@ -97,12 +97,12 @@ def test_a_value_that_would_overflow_stays_fp32_and_the_reason_names_it():
 def test_the_next_frame_may_be_brighter():
     model = one("Relu")
 
-    assert not half.analyse(model, {"image": (0.0, 16000.0), "y": (0.0, 16000.0)})
-    assert half.analyse(model, {"image": (0.0, 17000.0), "y": (0.0, 17000.0)})  # times four is past the end
+    assert not islands.analyse(model, {"image": (0.0, 16000.0), "y": (0.0, 16000.0)})
+    assert islands.analyse(model, {"image": (0.0, 17000.0), "y": (0.0, 17000.0)})  # times four is past the end
 
 
 def test_a_range_that_is_no_number_is_no_reason_for_trust():
-    assert half.analyse(one("Relu"), {"image": (float("nan"), float("nan")), "y": (0.0, 1.0)})
+    assert islands.analyse(one("Relu"), {"image": (float("nan"), float("nan")), "y": (0.0, 1.0)})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_range_that_is_no_number_is_no_reason_for_trust():
 def test_what_an_operator_computes_on_the_way_counts(kind, constants, attributes, reach, words):
     model = one(kind, *constants, **attributes)
 
-    (island,) = half.analyse(model, {"image": (-reach, reach), "y": (-1.0, 1.0)})
+    (island,) = islands.analyse(model, {"image": (-reach, reach), "y": (-1.0, 1.0)})
 
     assert (island.node, island.kind) == ("y", kind)
     assert words in island.why
@@ -130,11 +130,11 @@ def test_what_an_operator_computes_on_the_way_counts(kind, constants, attributes
     [("Pow", [np.array(2.0, np.float32)], 10.0), ("ReduceMean", [np.array([3])], 10.0), ("Exp", [], 2.0)],
 )
 def test_what_stays_well_inside_is_no_island(kind, constants, reach):
-    assert not half.analyse(one(kind, *constants), {"image": (-reach, reach), "y": (-1.0, 1.0)})
+    assert not islands.analyse(one(kind, *constants), {"image": (-reach, reach), "y": (-1.0, 1.0)})
 
 
 def test_a_sum_over_values_of_unknown_range_stays_fp32():
-    (island,) = half.analyse(one("ReduceMean", np.array([2])), {})
+    (island,) = islands.analyse(one("ReduceMean", np.array([2])), {})
 
     assert "not known" in island.why
 
@@ -146,7 +146,7 @@ def test_a_sum_over_values_of_unknown_range_stays_fp32():
 def test_a_constant_that_half_precision_cannot_hold_stays_fp32(constant, words):
     model = one("Add", np.array(constant, np.float32))
 
-    (island,) = half.analyse(model, {"image": (-1.0, 1.0), "y": (-1.0, 1.0)})
+    (island,) = islands.analyse(model, {"image": (-1.0, 1.0), "y": (-1.0, 1.0)})
 
     assert words in island.why
 

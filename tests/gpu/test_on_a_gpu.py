@@ -148,7 +148,7 @@ def test_an_open_batch_runs_at_every_size(trt, tmp_path):
         for border in [*m.graph.input, *m.graph.output]:
             border.type.tensor_type.shape.dim[0].dim_param = "batch"
         del m.graph.value_info[:]
-    recipe = BuildRecipe(build=Build(workspace_mib=1024), profiles=batches(made, 16))
+    recipe = BuildRecipe(build=Build(workspace_mib=1024), profiles=batches(made, 1, 16))
 
     engine, _ = built(trt, made, tmp_path, recipe=recipe)
 

@@ -151,7 +151,7 @@ def test_a_wrong_recipe(desk: Desk, refused: Refused, before: str, after: str, s
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--target", "toaster"), "unknown target 'toaster'; there are: native, x86-64, x86-64-vnni"),
+        (("--target", "toaster"), "unknown target 'toaster'; there are: native, "),
         (("--target", "mine.toml"), "unknown target 'mine.toml'"),
         (("--weights", "nowhere.pth"), "weights nowhere.pth are not there"),
         (("--labels", "nowhere.txt"), "cannot read the labels nowhere.txt"),

@@ -110,11 +110,11 @@ def test_an_open_batch_needs_a_profile_and_builds_with_one(tmp_path):
     with pytest.raises(CompileError, match="profile"):
         rtx.build(open_batch(), tmp_path)
 
-    profiles = batches(open_batch(), 16)
+    profiles = batches(open_batch(), 1, 16)
 
     assert profiles == [Profile(input="image", least=[1, 3, 64, 64], usual=[1, 3, 64, 64], most=[16, 3, 64, 64])]
     assert rtx.build(open_batch(), tmp_path, recipe=BuildRecipe(build=Build(), profiles=profiles)).bytes
-    assert batches(nets.resnet(), 16) == []
+    assert batches(nets.resnet(), 1, 16) == []
 
 
 def test_an_engine_is_inspected_only_where_it_can_run(tmp_path):
@@ -143,6 +143,15 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(tmp_path):
         pytest.skip("classic TensorRT is installed here")
     with pytest.raises(CompileError, match=r"tensorrt does not load here .* this device's JetPack"):
         build.build(rtx.request(tmp_path, backend="tensorrt", sms=[]), rtx.said)
+
+
+def test_what_must_build_here_is_asked_for_before_anything_else():
+    rtx.module()
+
+    assert api.require("tensorrt-rtx") == api.version("tensorrt-rtx")
+    if api.version("tensorrt") is None:
+        with pytest.raises(CompileError, match="builds the engine here and is not installed; it needs the TensorRT of"):
+            api.require("tensorrt")
 
 
 def test_the_calls_of_the_runner_and_the_inspector_exist_in_the_api():

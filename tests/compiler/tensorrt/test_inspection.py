@@ -8,7 +8,7 @@ import pytest
 import rtx
 import typed_nets as nets
 
-from compiler.tensorrt import inspection, layout
+from compiler.tensorrt import inspection, layout, placement
 from skerry.errors import CompileError
 
 WORDS = {
@@ -223,4 +223,4 @@ def test_requested_precisions_come_from_the_graph_itself():
     told = inspection.asked(layout.lay_out(model, ranges))
     assert {(x.name, x.requested, x.real) for x in told} == {(name, kind, None) for name, kind in asked.items()}
     assert {x.kind for x in told} == {"Conv", "MatMul"}
-    assert set(asked) == {n.name for n in nets.transformer().graph.node if n.op_type in layout.WEIGHTED}
+    assert set(asked) == {n.name for n in nets.transformer().graph.node if n.op_type in placement.WEIGHTED}

@@ -12,7 +12,7 @@ from typed_nets import Net
 from compiler import calibrate, half
 from compiler.graphview import Graph, attribute
 from compiler.onnxfile import Probe, weights_of
-from compiler.tensorrt import bias, layout
+from compiler.tensorrt import bias, layout, pairs, placement
 from skerry.errors import CompileError
 from skerry.execution.parity import Noise
 
@@ -73,7 +73,7 @@ def test_every_grid_is_symmetric_int8_and_a_constant(name):
 @pytest.mark.parametrize("name", nets.NETS)
 def test_pairs_stand_on_inputs_of_weighted_layers_and_skips_alone(name):
     model = nets.NETS[name]()
-    skips = layout.decide(model, ranges_of(model)).skips
+    skips = placement.decide(model, ranges_of(model)).skips
     graph = Graph(laid_out(model))
 
     for node in graph.nodes:
@@ -147,7 +147,7 @@ def error_db_of_zero(model):
 
 def test_of_a_residual_sum_only_the_skip_is_quantized():
     model = nets.resnet()
-    decided = layout.decide(model, ranges_of(model))
+    decided = placement.decide(model, ranges_of(model))
     graph = Graph(laid_out(model))
 
     assert len(decided.skips) == 2
@@ -165,14 +165,14 @@ def test_of_two_branches_the_longer_one_fuses_and_the_projection_is_the_skip():
         n.output[0] for n in graph.nodes if n.op_type == "Conv" and graph.constant(n.input[1]).shape == (64, 32, 1, 1)
     )
 
-    assert projection in layout.decide(model, ranges_of(model)).skips.values()
+    assert projection in placement.decide(model, ranges_of(model)).skips.values()
 
 
 def test_a_transformers_residual_stream_is_not_quantized():
     model = nets.transformer()
     graph = Graph(laid_out(model))
 
-    assert not layout.decide(model, ranges_of(model)).skips
+    assert not placement.decide(model, ranges_of(model)).skips
     for node in graph.nodes:
         if node.op_type == "Add":
             assert all(graph.producer[v].op_type != "DequantizeLinear" for v in node.input if v in graph.producer), (
@@ -187,7 +187,7 @@ def test_a_sum_that_somebody_else_reads_before_it_is_no_residual_sum():
     net.op("Identity", second, name="aside")
     model = net.model(net.op("Add", second, first, name="y"), "aside")
 
-    assert layout.decide(model, ranges_of_16(model)).skips == {}
+    assert placement.decide(model, ranges_of_16(model)).skips == {}
 
 
 def ranges_of_16(model):
@@ -196,7 +196,7 @@ def ranges_of_16(model):
 
 def test_what_is_concatenated_is_on_one_grid():
     model = nets.detector()
-    decided = layout.decide(model, ranges_of(model))
+    decided = placement.decide(model, ranges_of(model))
     graph = Graph(model)
 
     concats = [node for node in graph.nodes if node.op_type == "Concat"]
@@ -221,7 +221,7 @@ def test_a_grid_reaches_as_far_as_the_widest_of_those_that_share_it():
     model = net.model(net.op("Identity", alone, name="a"), net.conv(both, 32, 16))
     ranges = dict.fromkeys([n.output[0] for n in model.graph.node], (-1.0, 1.0)) | {"wide": (-50.0, 40.0)}
 
-    decided = layout.decide(model, ranges)
+    decided = placement.decide(model, ranges)
 
     assert decided.reach == {"narrow": 50.0, both: 50.0}
 
@@ -234,7 +234,7 @@ def test_a_concat_that_nobody_reads_quantized_binds_nobody():
     model = net.model(net.conv(narrow, 16, 16), "both")
     ranges = dict.fromkeys([n.output[0] for n in model.graph.node], (-1.0, 1.0)) | {"wide": (-50.0, 40.0)}
 
-    assert layout.decide(model, ranges).reach == {"narrow": 1.0}
+    assert placement.decide(model, ranges).reach == {"narrow": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_convolution_too_thin_for_int8_stays_as_it_is(into, out, options, word
     name = net.conv("image", into, out, 1, **options)
     model = net.model(name)
 
-    left = layout.decide(model, {"image": (-1.0, 1.0), name: (-1.0, 1.0)}).left
+    left = placement.decide(model, {"image": (-1.0, 1.0), name: (-1.0, 1.0)}).left
 
     assert (words is None) == (name not in left)
     assert words is None or words in left[name]
@@ -275,21 +275,21 @@ def test_a_matrix_too_thin_for_int8_stays_as_it_is(rows, into, out, words):
     name = net.op("MatMul", "image", net.weights(into, out, fan=into), name="y")
     model = net.model(name)
 
-    left = layout.decide(model, {"image": (-1.0, 1.0), "y": (-1.0, 1.0)}).left
+    left = placement.decide(model, {"image": (-1.0, 1.0), "y": (-1.0, 1.0)}).left
 
     assert (words is None) == (not left)
     assert words is None or words in left["y"]
 
 
 def test_what_has_no_constant_weights_is_no_layer():
-    left = layout.decide(nets.transformer(), ranges_of(nets.transformer())).left
+    left = placement.decide(nets.transformer(), ranges_of(nets.transformer())).left
 
     assert list(left.values()).count("its weights are computed") == 4  # two blocks, each query by key and by value
 
 
 def test_kept_nodes_stay_as_they_are():
     model = nets.resnet()
-    layers = layout.decide(model, ranges_of(model)).layers
+    layers = placement.decide(model, ranges_of(model)).layers
 
     made = laid_out(model, keep_float=layers[:2])
 
@@ -353,7 +353,7 @@ def test_the_same_graph_gives_the_same_bytes():
 def test_bias_correction_takes_the_mean_error_out_of_every_channel():
     model = nets.mobilenet()
     ranges, frames = ranges_of(model), nets.frames(8)
-    made = layout.write(model, layout.decide(model, ranges), half=True)
+    made = pairs.write(model, placement.decide(model, ranges), half=True)
     layers = [n.output[0] for n in made.graph.node if n.op_type == "Conv" and n.input[1].endswith("_dq0")]
 
     def off():

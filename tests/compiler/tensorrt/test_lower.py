@@ -15,7 +15,7 @@ import typed_nets as nets
 from compiler import calibrate, half, quantize, target
 from compiler.host import Host
 from compiler.onnxfile import Probe
-from compiler.tensorrt import api, layout, lower
+from compiler.tensorrt import api, layout, lower, placement
 from compiler.tensorrt.lower import Calibrated
 from compiler.tensorrt.recipe import BuildRecipe
 from skerry.disk import Disk
@@ -83,6 +83,19 @@ def test_a_card_gets_its_engine_too_and_it_is_tied_to_its_release(tmp_path):
     assert lower.pinned(requires, msgspec.to_builtins(built)) == lower.pinned(requires, built)
 
 
+def test_an_open_batch_has_its_profile_in_the_recipe_and_in_the_engine(tmp_path):
+    rtx.module()
+    made, _ = lower.write(source_of("resnet"), "int8", rtx.said)
+    for border in [*made.graph.input, *made.graph.output]:
+        border.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+    built = lower.lower(made, tmp_path, *planned("rtx-sm86", "rtx-sm86-int8"), rtx.said, Disk(), batch=(1, 16))
+
+    assert built.bytes > 10_000
+    (profile,) = msgspec.json.decode((tmp_path / "build.json").read_bytes(), type=BuildRecipe).profiles
+    assert (profile.input, profile.least[0], profile.most[0]) == ("image", 1, 16)
+
+
 def test_what_was_done_is_a_value_that_evidence_can_hold(tmp_path):
     source = Calibrated(*calibrated_in_parts())
 
@@ -99,7 +112,7 @@ def calibrated_in_parts():
 
 
 def test_kept_nodes_stay_half(tmp_path):
-    layers = layout.decide(*rtx.calibrated("resnet")).layers
+    layers = placement.decide(*rtx.calibrated("resnet")).layers
 
     done, _ = lowered(source_of("resnet", keep_float=layers[:1]), tmp_path, "jetson-orin-nano", "orin-int8")
 

@@ -23,6 +23,7 @@ def changed(name, *, plan=None, gpu=None, build=None):
     """A target with its variants, its GPU or its build bent."""
     found = target.load(name, FACTS)
     if plan:
+        plan = {"layout": "explicit" if plan.get("precision") == "int8" else "float", **plan}
         bent = [msgspec.structs.replace(v, **plan) if v.backend != "onnxrt" else v for v in found.variant]
         found = msgspec.structs.replace(found, variant=bent)
     if gpu:
@@ -88,7 +89,7 @@ ORIN, NX, AGX, THOR = "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "
         # the other TensorRT, the other layout
         (
             ORIN,
-            {"plan": {"backend": "tensorrt-rtx"}},
+            {"plan": {"backend": "tensorrt-rtx", "precision": "fp16"}},
             None,
             'not for 8.7; a Jetson has classic TensorRT: backend = "tensorrt"',
         ),
@@ -151,7 +152,8 @@ def test_every_refusal_is_told_at_once():
 
 
 def plan(precision, backend="tensorrt", **more):
-    return VariantPlan(id=precision, backend=backend, precision=precision, source="a test", layout="explicit", **more)
+    layout_ = "explicit" if precision == "int8" else "float"
+    return VariantPlan(id=precision, backend=backend, precision=precision, source="a test", layout=layout_, **more)
 
 
 def test_a_variants_own_graph_is_not_refused():
