@@ -1,0 +1,321 @@
+"""Rules for what moves, cuts, joins and reshapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from .analysis import Analysis, Dims, Rule, Value, pointwise
+from .graph import is_tensor, shape
+from .labels import FROZEN, Dim, Labels
+
+
+def reshaped(labels: Labels, dims: Dims, before: tuple[int, ...], after: tuple[int, ...]) -> Dims:
+    """The dimensions after a reshape: the smallest runs of sizes with equal products are taken apart and put together."""
+    output: Dims = []
+    for old, new in _runs(before, after):
+        if len(old) == len(new) == 1:
+            output.append(dims[old[0]])
+            continue
+        flat = labels.merge([dims[i] for i in old], [before[i] for i in old])
+        output += labels.split(flat, [after[i] for i in new])
+    return output
+
+
+def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[list[int], list[int]]]:
+    left = right = 0
+    while left < len(before) or right < len(after):
+        old, new = [left] if left < len(before) else [], [right] if right < len(after) else []
+        mine = math.prod(before[i] for i in old)
+        theirs = math.prod(after[i] for i in new)
+        while mine != theirs:
+            if (mine < theirs and old[-1] + 1 < len(before)) or not new:
+                old.append(old[-1] + 1)
+                mine *= before[old[-1]]
+            else:
+                new.append((new[-1] if new else right - 1) + 1)
+                theirs *= after[new[-1]]
+        yield old, new
+        left, right = (old[-1] + 1 if old else left), (new[-1] + 1 if new else right)
+
+
+def _view(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    output = reshaped(net.labels, net.dims(args["self"]), shape(args["self"]), shape(node))
+    for dim, size in zip(output, args.get("size") or args.get("shape") or [], strict=False):
+        if isinstance(size, fx.Node):  # a length that the graph computes: nobody could correct it
+            net.labels.freeze(dim)
+    return output
+
+
+def _permute(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places = net.dims(args["self"])
+    return [places[axis] for axis in args["dims"]]
+
+
+def _transpose(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    order = list(range(len(shape(node))))
+    one, other = args.get("dim0", args.get("axis0")), args.get("dim1", args.get("axis1"))
+    if one is None:
+        order.reverse()  # t(), .T
+    else:
+        order[one], order[other] = order[other], order[one]
+    places = net.dims(args["self"])
+    return [places[axis] for axis in order]
+
+
+def _movedim(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    rank = len(shape(node))
+    sources, targets = ([a % rank for a in _listed(args[k])] for k in ("source", "destination"))
+    rest = iter(axis for axis in range(rank) if axis not in sources)
+    places = net.dims(args["self"])
+    return [places[sources[targets.index(axis)] if axis in targets else next(rest)] for axis in range(rank)]
+
+
+def _listed(value: Any) -> list[int]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _expand(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, before, after = net.dims(args["self"]), shape(args["self"]), shape(node)
+    added = len(after) - len(before)
+    return [None] * added + [d if n == m else None for d, n, m in zip(places, before, after[added:], strict=True)]
+
+
+def _repeat(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, times = net.dims(args["self"]), [*(args.get("repeats") or args["dims"])]
+    places = [*[None] * (len(times) - len(places)), *places]
+    times = [1] * (len(places) - len(times)) + times
+    sizes = shape(node)
+    return [
+        None if dim is None else np.tile(dim, size // len(dim)) for dim, size in zip(places, sizes, strict=True)
+    ]
+
+
+def _repeat_each(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
+    places, dim = net.dims(args["self"]), args["dim"]
+    if dim is None or is_tensor(args["repeats"]):
+        return net.freeze_all(node)
+    if (found := places[dim]) is not None:
+        places[dim] = np.repeat(found, args["repeats"])
+    return places
+
+
+def _cat(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    tensors = [v for v in args["tensors"] if shape(v) != (0,)]
+    axis = args["dim"] % len(shape(tensors[0]))
+    every = [net.dims(v) for v in tensors]
+    output = [net.same(*(dims[place] for dims in every)) for place in range(len(every[0])) if place != axis]
+    output.insert(axis, joined([dims[axis] for dims in every], [shape(v)[axis] for v in tensors]))
+    return output
+
+
+def joined(dims: Dims, sizes: list[int]) -> Dim:
+    """One behind the other."""
+    if all(dim is None for dim in dims):
+        return None
+    return np.concatenate([np.full(n, FROZEN) if d is None else d for d, n in zip(dims, sizes, strict=True)])
+
+
+def _stack(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    output = net.broadcast(args["tensors"])
+    output.insert(args["dim"] % len(shape(node)), None)
+    return output
+
+
+def _split(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
+    """split, split_with_sizes, chunk, tensor_split: the pieces' sizes are in the output."""
+    axis = args.get("dim", 0) % len(shape(args["self"]))
+    places, output, start = net.dims(args["self"]), [], 0
+    for meta in node.meta["val"]:
+        size, dim = int(meta.shape[axis]), places[axis]
+        piece = None if dim is None else dim[start : start + size]
+        if size == 1:
+            net.labels.freeze(piece)
+            piece = None
+        net.cuts.append(piece)
+        output.append([*places[:axis], piece, *places[axis + 1 :]])
+        start += size
+    return output
+
+
+def _unbind(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
+    places = net.dims(args["self"])
+    axis = args["dim"] % len(places)
+    net.labels.freeze(places[axis])
+    return [[*places[:axis], *places[axis + 1 :]] for _ in node.meta["val"]]
+
+
+def _slice(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Value:
+    places, sizes = net.dims(args["self"]), shape(args["self"])
+    axis = args["dim"] % len(places)
+    dim, cut = places[axis], span(args, sizes[axis])
+    if dim is not None and cut is not None:
+        if cut.step > 1:
+            _tie_in_steps(net.labels, dim, cut.step)
+        places[axis] = dim[cut]
+        net.cuts.append(places[axis])
+    elif dim is not None:
+        net.labels.freeze(dim)
+        places[axis] = None
+    return places
+
+
+def span(args: dict[str, Any], size: int) -> slice | None:
+    """What aten.slice or aten.narrow takes out, or None if the graph computes it."""
+    if "length" in args:
+        start, end, step = args["start"], None, 1
+        if not isinstance(start, fx.Node) and not isinstance(args["length"], fx.Node):
+            end = start % size + args["length"]
+    else:
+        start, end, step = args["start"], args["end"], args["step"]
+    if any(isinstance(v, fx.Node) for v in (start, end, step)):
+        return None
+    return slice(*slice(start, end, step).indices(size))
+
+
+def _tie_in_steps(labels: Labels, dim: np.ndarray, step: int) -> None:
+    """Every second position is still every second one only if whole pairs go."""
+    if len(dim) % step:
+        labels.freeze(dim)
+    for block in dim.reshape(-1, step).tolist() if len(dim) % step == 0 else []:
+        for position in block[1:]:
+            labels.unify(block[0], position)
+
+
+def _select(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places = net.dims(args["self"])
+    axis = args["dim"] % len(places)
+    net.labels.freeze(places[axis])
+    return [*places[:axis], *places[axis + 1 :]]
+
+
+def _index(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
+    """x[i, :, j]: what is indexed stays whole, the rest passes; index tensors stand together or at the front."""
+    places, indices = net.dims(args["self"]), list(args["indices"])
+    indices += [None] * (len(places) - len(indices))
+    used = [axis for axis, index in enumerate(indices) if index is not None]
+    for axis in used:
+        net.labels.freeze(places[axis])
+    tensors = [indices[axis] for axis in used]
+    if any("bool" in str(t.meta["val"].dtype) for t in tensors):
+        return net.freeze_all(node)
+    for tensor in tensors:
+        for dim in net.dims(tensor):
+            net.labels.freeze(dim)
+    rank = max(len(shape(t)) for t in tensors)
+    rest = [places[axis] for axis in range(len(places)) if axis not in used]
+    front = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
+    return [*rest[:front], *[None] * rank, *rest[front:]]
+
+
+def _index_select(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places = net.dims(args["self"])
+    net.labels.freeze(places[args["dim"]])
+    places[args["dim"]] = None
+    return places
+
+
+def _roll(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    """roll and flip: positions change places."""
+    places = net.dims(args["self"])
+    for axis in _listed(args["dims"]):
+        net.labels.freeze(places[axis])
+        places[axis] = None
+    return places
+
+
+def _pad(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    """Constant padding leaves the old positions between new ones; any other kind would copy channels."""
+    places, amounts = net.dims(args["self"]), args.get("pad") or args["padding"]
+    plain = "constant" in str(args.get("mode", "constant")) and "pad1d" not in str(node.target)
+    for place in range(len(amounts) // 2):
+        before, after = amounts[2 * place : 2 * place + 2]
+        dim = places[-1 - place]
+        if dim is None or (before == 0 and after == 0):
+            continue
+        if not plain or before < 0 or after < 0:
+            net.labels.freeze(dim)
+            places[-1 - place] = None
+        else:
+            places[-1 - place] = joined([None, dim, None], [before, len(dim), after])
+    return places
+
+
+def _glu(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places = net.dims(args["self"])
+    axis = args["dim"] % len(places)
+    if (dim := places[axis]) is not None:
+        places[axis] = net.same(dim[: len(dim) // 2], dim[len(dim) // 2 :])
+    return places
+
+
+def _pixel_shuffle(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, factor = net.dims(args["self"]), args["upscale_factor"] ** 2
+    (channel, _) = net.labels.split(places[-3], [shape(node)[-3], factor])
+    return [*places[:-3], channel, None, None]
+
+
+def _pixel_unshuffle(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, factor = net.dims(args["self"]), args["downscale_factor"] ** 2
+    return [*places[:-3], net.labels.merge([places[-3], None], [shape(node)[-3] // factor, factor]), None, None]
+
+
+def _channel_shuffle(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, groups, channels = net.dims(args["self"]), args["groups"], shape(node)[1]
+    outer, inner = net.labels.split(places[1], [groups, channels // groups])
+    return [places[0], net.labels.merge([inner, outer], [channels // groups, groups]), *places[2:]]
+
+
+def _im2col(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, window = net.dims(args["self"]), math.prod(args["kernel_size"])
+    channels = places[-3]
+    return [*places[:-3], None if channels is None else np.repeat(channels, window), None]
+
+
+def _col2im(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
+    places, window = net.dims(args["self"]), math.prod(args["kernel_size"])
+    (channel, _) = net.labels.split(places[-2], [shape(node)[-3], window])
+    return [*places[:-2], channel, None, None]
+
+
+def _unfold(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
+    places = net.dims(args["self"])
+    net.labels.freeze(places[args["dimension"]])
+    places[args["dimension"]] = None
+    return [*places, None]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as"),
+        _view,
+    ),
+    "permute": _permute,
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t", "numpy_T"), _transpose),
+    **dict.fromkeys(("movedim", "moveaxis"), _movedim),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
+    **dict.fromkeys(("repeat", "tile"), _repeat),
+    "repeat_interleave": _repeat_each,
+    **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
+    "stack": _stack,
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    "unbind": _unbind,
+    **dict.fromkeys(("slice", "narrow"), _slice),
+    "select": _select,
+    "index": _index,
+    "index_select": _index_select,
+    **dict.fromkeys(("roll", "flip"), _roll),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    "glu": _glu,
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
+    "channel_shuffle": _channel_shuffle,
+    "im2col": _im2col,
+    "col2im": _col2im,
+    "unfold": _unfold,
+    **dict.fromkeys(("copy", "masked_fill", "where"), pointwise),
+}
