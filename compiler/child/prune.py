@@ -1,4 +1,4 @@
-"""Structured pruning: channels, heads and hidden places leave a net, and what is left is a smaller net of the same kind.
+"""Structured pruning: channels, heads and hidden places leave a net, and a smaller net of the same kind is left.
 
 The net is taken as torch.export's graph, in which split, chunk, concat, views and attention are plain operators with
 plain numbers: channels are followed through all of them, and the numbers are corrected where channels go. So the user's
@@ -18,6 +18,7 @@ from torch import fx
 from .pruning.analysis import Analysis
 from .pruning.cost import Cost, cost
 from .pruning.graph import attribute, capture
+from .pruning.law import violation
 from .pruning.rewrite import Kept, Removal, put
 from .pruning.rules import analyse
 from .pruning.units import Block, choose, find_blocks
@@ -73,12 +74,27 @@ class Pruner:
 
     @property
     def blocks(self) -> Sequence[Block]:
+        """What may go."""
         return self._blocks
+
+    @property
+    def before(self) -> Cost:
+        """What the net costs whole."""
+        return self._before
+
+    @property
+    def frozen(self) -> list[str]:
+        """Operators that no rule is known for, and whose channels all stay."""
+        return sorted(self._net.unknown)
 
     def choose(self, ratio: float, round_to: int) -> Choice:
         """What would go at a ratio, and what the net would cost then."""
         removal = Removal(self._net, choose(self._blocks, ratio, round_to))
         return Choice(ratio, round_to, removal, cost(removal, self._learned))
+
+    def violation(self, model: torch.nn.Module, example: torch.Tensor) -> float:
+        """How far ``model`` is from the law in `law`: a wrong analysis is about 1, a right one under 1e-4."""
+        return violation(model, self._net, self._blocks, example)
 
     def fit(self, *, parameters: float, macs: float, round_to: int) -> Choice | None:
         """The smallest ratio, in hundredths, that takes out these shares of parameters and multiplications."""
@@ -114,7 +130,7 @@ class Pruner:
             after=choice.after,
             choices=choices,
             kept=axes,
-            frozen=sorted(self._net.unknown),
+            frozen=self.frozen,
         )
         choice.removal.carry_out()
         return self._module, record
@@ -170,7 +186,9 @@ def load(module: fx.GraphModule, weights: dict[str, torch.Tensor]) -> None:
         UserError: a name or a shape differs.
     """
     own = tensors(module)
-    differing = sorted(own.keys() ^ weights.keys()) + [n for n in own if n in weights and own[n].shape != weights[n].shape]
+    differing = sorted(own.keys() ^ weights.keys()) + [
+        n for n in own if n in weights and own[n].shape != weights[n].shape
+    ]
     if differing:
         raise UserError(f"the pruned weights do not fit the record: {differing[0]} (of {len(differing)} that differ)")
     for name, value in weights.items():
@@ -183,7 +201,9 @@ def captured(model: torch.nn.Module, example: torch.Tensor, *, dynamic_batch: bo
         return capture(model, example, dynamic_batch=dynamic_batch)
     except Exception as exc:
         lines = str(exc).strip().splitlines() or [""]
-        raise UserError(f"torch cannot export the model, so it cannot be pruned: {type(exc).__name__}: {lines[0]}") from exc
+        raise UserError(
+            f"torch cannot export the model, so it cannot be pruned: {type(exc).__name__}: {lines[0]}"
+        ) from exc
 
 
 def _learned(module: fx.GraphModule, net: Analysis) -> frozenset[str]:

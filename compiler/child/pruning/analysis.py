@@ -48,15 +48,15 @@ class Analysis:
 
     def _visit(self, node: fx.Node) -> None:
         if node.op == "get_attr":
-            self._values[node] = self._hold(str(node.target), node)
+            self._values[node] = self._hold(str(node.target))
         elif node.op == "placeholder":
-            self._values[node] = [None] * len(shape(node))
+            self._values[node] = self.plain(node)
         elif node.op == "output":
             self.freeze_all(node)
         elif node.op == "call_function":
             self._values[node] = self._checked(node, self._apply(node))
 
-    def _hold(self, name: str, node: fx.Node) -> Dims:
+    def _hold(self, name: str) -> Dims:
         if name not in self.held:
             value = attribute(self.module, name)
             if not isinstance(value, torch.Tensor):
@@ -108,8 +108,8 @@ class Analysis:
         """The output of which nothing ever goes."""
         meta = node.meta.get("val")
         if isinstance(meta, (list, tuple)):
-            return [[None] * (v.dim() if isinstance(v, torch.Tensor) else 0) for v in meta]
-        return [None] * len(shape(node))
+            return [_whole(v.dim() if isinstance(v, torch.Tensor) else 0) for v in meta]
+        return _whole(len(shape(node)))
 
     def freeze_all(self, node: fx.Node) -> Value:
         for value in node.all_input_nodes:
@@ -134,6 +134,10 @@ class Analysis:
         """What the tensors have at a place, counted from the end; where one is missing or 1, it is repeated."""
         real = [dims[place] for dims, sizes in tensors if len(sizes) >= -place and sizes[place] > 1]
         return self.same(*real) if real else None
+
+
+def _whole(rank: int) -> Dims:
+    return [None] * rank
 
 
 def pointwise(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:

@@ -44,7 +44,11 @@ def _macs(net: Removal, node: fx.Node) -> int:
         return math.prod(net.shape(source)) * math.prod(weight[1:])
     if name == "einsum":
         letters = args["equation"].replace(" ", "").split("->")[0].split(",")
-        sizes = {c: n for word, v in zip(letters, args["tensors"], strict=True) for c, n in zip(word, net.shape(v), strict=False)}
+        sizes = {
+            c: n
+            for word, v in zip(letters, args["tensors"], strict=True)
+            for c, n in zip(word, net.shape(v), strict=False)
+        }
         return math.prod(sizes.values())
     return math.prod(net.shape(node)) * net.shape(args[_PER_OUTPUT[name]])[-1]
 
@@ -52,5 +56,10 @@ def _macs(net: Removal, node: fx.Node) -> int:
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "einsum")
 _PER_OUTPUT = {
     **dict.fromkeys(_CONVOLUTIONS, ""),
-    **{"linear": "input", "matmul": "self", "mm": "self", "bmm": "self", "addmm": "mat1", "baddbmm": "batch1"},
+    "linear": "input",
+    "matmul": "self",
+    "mm": "self",
+    "bmm": "self",
+    "addmm": "mat1",
+    "baddbmm": "batch1",
 }

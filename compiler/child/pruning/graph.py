@@ -43,10 +43,10 @@ def _inline(module: fx.GraphModule) -> None:
         with module.graph.inserting_before(node):
             result = module.graph.graph_copy(inner.graph, known)
         for user in list(node.users):
-            user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index, call-overload]
+            user.replace_all_uses_with(result[user.args[1]])  # type: ignore[index]
             module.graph.erase_node(user)
         module.graph.erase_node(node)
-    module.graph.eliminate_dead_code(lambda n: n.op not in {"placeholder", "output"} and not _writes(n))
+    module.graph.eliminate_dead_code(lambda n: n.op in {"placeholder", "output"} or _writes(n))
     module.recompile()
 
 
@@ -62,9 +62,7 @@ def _body(module: fx.GraphModule, node: fx.Node) -> tuple[fx.GraphModule, Sequen
 
 
 def _writes(node: fx.Node) -> bool:
-    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and (  # noqa: SLF001
-        node.target._schema.is_mutable  # noqa: SLF001
-    )
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
 
 
 def attribute(module: torch.nn.Module, name: str) -> Any:

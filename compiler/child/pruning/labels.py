@@ -18,7 +18,7 @@ Dim = np.ndarray | None  # one position per index; None: all of them are frozen
 
 
 class Labels:
-    """All positions of one net. Position ``p`` holds the units that ``_made_of[p]`` leads to; a unit leads to itself."""
+    """All positions of one net: ``p`` holds the units that ``_made_of[p]`` leads to, and a unit leads to itself."""
 
     def __init__(self) -> None:
         self._made_of: list[tuple[int, ...]] = [()]

@@ -34,7 +34,7 @@ def _sample(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
 
 
 def _reduce(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
-    """mean, sum, amax, var …: what is summed over may shrink, and what remains passes."""
+    """Mean, sum, amax, var …: what is summed over may shrink, and what remains passes."""
     places = net.dims(args["self"])
     over = args.get("dim")
     axes = range(len(places)) if over is None or over == [] else [over] if isinstance(over, int) else over
@@ -58,7 +58,7 @@ def _along(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
 
 
 def _chosen(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
-    """argmax and max along a dimension: which one it was must keep its number."""
+    """Argmax and max along a dimension: which one it was must keep its number."""
     if args.get("dim") is None:
         return net.freeze_all(node)
     net.labels.freeze(net.dims(args["self"])[args["dim"]])

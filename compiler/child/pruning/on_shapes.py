@@ -15,7 +15,7 @@ from .labels import FROZEN, Dim, Labels
 
 
 def reshaped(labels: Labels, dims: Dims, before: tuple[int, ...], after: tuple[int, ...]) -> Dims:
-    """The dimensions after a reshape: the smallest runs of sizes with equal products are taken apart and put together."""
+    """The dimensions after a reshape: the shortest runs of sizes with equal products are merged and split."""
     output: Dims = []
     for old, new in _runs(before, after):
         if len(old) == len(new) == 1:
@@ -58,11 +58,12 @@ def _permute(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
 
 def _transpose(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
     order = list(range(len(shape(node))))
-    one, other = args.get("dim0", args.get("axis0")), args.get("dim1", args.get("axis1"))
-    if one is None:
-        order.reverse()  # t(), .T
-    else:
+    axes = [args[key] for key in ("dim0", "dim1", "axis0", "axis1") if key in args]
+    if axes:
+        one, other = axes
         order[one], order[other] = order[other], order[one]
+    else:
+        order.reverse()  # t(), .T
     places = net.dims(args["self"])
     return [places[axis] for axis in order]
 
@@ -90,9 +91,7 @@ def _repeat(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
     places = [*[None] * (len(times) - len(places)), *places]
     times = [1] * (len(places) - len(times)) + times
     sizes = shape(node)
-    return [
-        None if dim is None else np.tile(dim, size // len(dim)) for dim, size in zip(places, sizes, strict=True)
-    ]
+    return [None if dim is None else np.tile(dim, size // len(dim)) for dim, size in zip(places, sizes, strict=True)]
 
 
 def _repeat_each(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Value:
@@ -220,7 +219,7 @@ def _index_select(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
 
 
 def _roll(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
-    """roll and flip: positions change places."""
+    """Roll and flip: positions change places."""
     places = net.dims(args["self"])
     for axis in _listed(args["dims"]):
         net.labels.freeze(places[axis])

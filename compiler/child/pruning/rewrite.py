@@ -15,7 +15,9 @@ from .graph import arguments, attribute, operator, set_argument, shape
 from .labels import Dim
 from .on_shapes import span
 
-Kept = dict[str, dict[int, list[int]]]  # by parameter and axis, the indices that stay; an axis that stays whole is absent
+Kept = dict[
+    str, dict[int, list[int]]
+]  # by parameter and axis, the indices that stay; an axis that stays whole is absent
 
 
 class Removal:
@@ -138,7 +140,7 @@ def _normalized(net: Removal, node: fx.Node, args: dict[str, Any]) -> None:
     set_argument(node, "normalized_shape", list(net.shape(node)[-len(args["normalized_shape"]) :]))
 
 
-def _scale(net: Removal, node: fx.Node, args: dict[str, Any]) -> None:
+def _scale(_net: Removal, node: fx.Node, args: dict[str, Any]) -> None:
     """Attention was trained with the scale of its full width."""
     if args["scale"] is None:
         set_argument(node, "scale", 1 / math.sqrt(shape(args["query"])[-1]))
