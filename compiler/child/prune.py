@@ -173,9 +173,9 @@ def apply(
 
 
 def tensors(module: fx.GraphModule) -> dict[str, torch.Tensor]:
-    """Every tensor that the net reads, by name: what is to be saved."""
+    """Every parameter and buffer that the net reads, by name. Constants that the code wrote down come with the code."""
     names = dict.fromkeys(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
-    found = {name: attribute(module, name) for name in names}
+    found = {name: attribute(module, name) for name in names if not name.startswith("lifted_tensor_")}
     return {name: value.detach().contiguous() for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 

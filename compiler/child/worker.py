@@ -11,16 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
 from skerry.execution.onnxrt import BATCH, OnnxrtBackend
+from skerry.manifest import Interface
 
 from . import batches, program, serving
+from .prune_files import pruned_into, restored, train_in
 from .reference import reference_job
 from .serving import one_line
 from .timing import take_turns
+from .train import Training
 from .usercode import UserError, raised_at
 from .userload import build_model
 
@@ -72,6 +76,39 @@ class Worker:
         if batch:
             batches.check(Path(out), shape, batch, lambda image: self._run(image, outputs))
         return {"opset": OPSET, "ir": int(exported.model.ir_version)}
+
+    def prune(
+        self,
+        *,
+        ratio: float,
+        round_to: int,
+        keep: list[str],
+        graph: dict[str, Any],
+        training: dict[str, Any] | None,
+        interface: str,
+        out: str,
+    ) -> dict[str, Any]:
+        """Prunes, fine-tunes if there is data, and exports: "pruning.json", "weights.safetensors", "model.onnx".
+
+        ``graph`` holds the arguments of `export`, but for its file.
+        """
+        example = torch.zeros(graph["shape"])
+        facts = pruned_into(Path(out), self._model, example, ratio=ratio, round_to=round_to, keep=keep)
+        if training is not None:
+            how = msgspec.convert(training, Training)
+            view = msgspec.json.decode(Path(interface).read_bytes(), type=Interface)
+            facts["training"] = msgspec.to_builtins(train_in(Path(out), self._model, view, how, self._progress))
+        whole, before = self._model, self._exported
+        try:
+            self.adopt(folder=out, shape=graph["shape"])
+            return facts | self.export(**graph, out=str(Path(out) / "model.onnx"))
+        finally:
+            self._model, self._exported = whole, before
+
+    def adopt(self, *, folder: str, shape: list[int]) -> dict[str, Any]:
+        """Goes on with a net that `prune` has left: what follows runs, times and looks into that one."""
+        self._model, self._exported = restored(Path(folder), self._model, torch.zeros(shape)), None
+        return {}
 
     def layers(
         self,

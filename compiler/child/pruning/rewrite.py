@@ -57,19 +57,20 @@ class Removal:
         return found
 
     def carry_out(self) -> None:
-        """Changes the net's module in place."""
+        """Changes the net's module in place; afterwards it shares no tensor with the net that it was taken from."""
         for node in self.net.module.graph.nodes:
             correct = _CORRECTIONS.get(operator(node)) if node.op == "call_function" else None
             if correct is not None:
                 correct(self, node, arguments(node))
-        for name, axes in self.kept().items():
-            _cut(self.net.module, name, axes)
+        kept = self.kept()
+        for name in self.net.held:
+            _cut(self.net.module, name, kept.get(name, {}))
         self.net.module.recompile()
 
 
 def _cut(module: torch.nn.Module, name: str, axes: dict[int, list[int]]) -> None:
     value = attribute(module, name)
-    cut = value.detach()
+    cut = value.detach().clone()
     for axis, stays in axes.items():
         cut = cut.index_select(axis, torch.tensor(stays))
     put(module, name, cut)
