@@ -3,8 +3,8 @@
 Each one, with random weights that behave as if trained (benchmarks/timm_net.py), in a process of its own with a time
 limit: the smallest ratio that reaches both is taken out, channels in multiples of 8; the pruned net runs, is exported
 to ONNX, and ONNX Runtime's answer is held to the pruned net's own. Beside it the analysis is tried on timm's code:
-units that change places in every parameter at once must change nothing. What passed stays (build/bench/prune_coverage), what
-missed is tried again, and a killed run goes on. Arguments: names, to do only these.
+units that change places in every parameter at once must change nothing. What passed stays in
+build/bench/prune_coverage, what missed is tried again, and a killed run goes on. Arguments: names, to do only these.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ def capture(model: torch.nn.Module, example: torch.Tensor, *, dynamic_batch: boo
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)  # noqa: S101 - what torch.export makes
     _inline(module)
+    for part in module.modules():
+        part.training = False  # it was taken in evaluation, whatever a new module says of itself
     return module
 
 
