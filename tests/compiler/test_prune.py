@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import msgspec
 import numpy as np
@@ -99,7 +100,9 @@ def test_random_nets_keep_the_law_and_run(names, ratio, width, seed):
 @pytest.mark.slow
 def test_onnx_runtime_answers_as_the_pruned_net():
     pruned, _ = prune(build("c2f", "shuffle", "window-attention", "rotary"), picture(), 0.4)
-    program = torch.onnx.export(pruned, (picture(),), dynamo=True, opset_version=20, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter about itself
+        program = torch.onnx.export(pruned, (picture(),), dynamo=True, opset_version=20, verbose=False)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (found,) = session.run(None, {session.get_inputs()[0].name: picture(1).numpy()})
     with torch.no_grad():
