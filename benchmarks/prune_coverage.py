@@ -44,11 +44,12 @@ class Outcome:
     facts: dict[str, Any]
 
 
-def prune_one(name: str, shape: Sequence[int], python: str = sys.executable, limit_s: float = _LIMIT_S) -> Outcome:
+def prune_one(
+    name: str, shape: Sequence[int] = (1, 3, 224, 224), python: str = sys.executable, limit_s: float = _LIMIT_S
+) -> Outcome:
     """Prunes one architecture in a process of its own.
 
     Args:
-        shape: of the input, with its batch of 1.
         python: an interpreter that has timm, torchvision and this repository's compiler.
     """
     started = time.monotonic()

@@ -117,9 +117,10 @@ class Ladder:
         """One pass: "model.onnx", "pruning.json", "weights.safetensors".
 
         Facts: ratio, [before, after] of parameters and macs, violation, frozen, training (null: nothing was trained).
+        Where nothing can go at this ratio: no file, and "nothing" says why.
 
         Raises:
-            UserCodeError: nothing can go at this ratio, or the net cannot be exported or trained.
+            UserCodeError: the net cannot be exported or trained, or its code does not do what its graph says.
             CompileError: as `Host.call`.
         """
         settings, training = self.pruning, self.pruning.fine_tune
@@ -149,8 +150,9 @@ class Ladder:
         return {"training": None, **facts}
 
     def climb(self, dense: Candidate, seconds: float) -> list[Rung]:
-        """Every rung, timed beside the dense net's own export, both on one thread and in turns."""
-        made = {ratio: self.rung(ratio) for ratio in self.pruning.ratios}
+        """Every rung that takes something out, timed beside the dense net's export: one thread, in turns."""
+        every = {ratio: self.rung(ratio) for ratio in self.pruning.ratios}
+        made = {ratio: model for ratio, model in every.items() if "nothing" not in model.facts}
         paths = {"dense": dense / "model.onnx", **{str(ratio): model / "model.onnx" for ratio, model in made.items()}}
         times = self.host.call(
             "measure",

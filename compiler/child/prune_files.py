@@ -24,10 +24,10 @@ MAX_VIOLATION = 1e-3  # rounding makes 1e-5 of it in deep nets, a coupling that 
 def pruned_into(
     folder: Path, model: torch.nn.Module, example: torch.Tensor, *, ratio: float, round_to: int, keep: Sequence[str]
 ) -> dict[str, Any]:
-    """Prunes and saves. Returns what went.
+    """Prunes and saves. Returns what went; where nothing can go, only why, and nothing is saved.
 
     Raises:
-        UserError: the net cannot be exported, nothing in it can go, or its code does not do what its graph says.
+        UserError: the net cannot be exported, or its code does not do what its graph says.
     """
     pruner = Pruner(model, example, keep=keep)
     violation = pruner.violation(model, torch.randn(example.shape, generator=torch.Generator().manual_seed(0)))
@@ -39,7 +39,7 @@ def pruned_into(
     choice = pruner.choose(ratio, round_to)
     if choice.after == pruner.before:
         why = f"; operators without a rule: {', '.join(pruner.frozen)}" if pruner.frozen else ""
-        raise UserError(f"at a ratio of {ratio} nothing goes: no layer is wide enough to lose {round_to} channels{why}")
+        return {"nothing": f"at a ratio of {ratio} nothing goes: no layer is wide enough to lose channels{why}"}
     pruned, record = pruner.carry_out(choice)
     (folder / _RECORD).write_bytes(msgspec.json.encode(record))
     save_file(tensors(pruned), folder / _WEIGHTS)

@@ -94,6 +94,8 @@ class Worker:
         """
         example = torch.zeros(graph["shape"])
         facts = pruned_into(Path(out), self._model, example, ratio=ratio, round_to=round_to, keep=keep)
+        if "nothing" in facts:
+            return facts
         if training is not None:
             how = msgspec.convert(training, Training)
             view = msgspec.json.decode(Path(interface).read_bytes(), type=Interface)
