@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prunable import BLOCKS, CONVOLUTIONAL, build, picture
+from prunable import BLOCKS, CONVOLUTIONAL, Detector, build, picture
 from torch import nn
 
 from compiler.child.prune import Pruner, PruningRecord, apply, load, prune, tensors
@@ -136,6 +136,19 @@ def test_channels_are_kept_in_multiples_and_outputs_all():
     assert record.kept["head.weight"][0] is None
 
 
+def test_a_detector_keeps_what_it_says_and_loses_the_rest():
+    torch.manual_seed(0)
+    net = Detector().eval()
+    pruner = Pruner(net, picture())
+    assert pruner.violation(net, picture(1)) < CLOSE
+    pruned, record = pruner.carry_out(pruner.choose(0.5, 8))
+    assert record.after.parameters < 0.35 * record.before.parameters
+    assert [record.kept[f"heads.{n}.weight"][0] for n in (0, 1)] == [None, None]
+    with torch.no_grad():
+        pairs = zip(pruned(picture(1)), deaf(net, record)(picture(1)), strict=True)
+        assert all(apart(found, wanted) < CLOSE for found, wanted in pairs)
+
+
 def test_what_is_to_be_kept_is_kept():
     _, record = prune(build("csp"), picture(), 0.5, keep=["mix.0"])
     assert record.kept["mix.0.weight"][0] is None
@@ -162,6 +175,7 @@ def test_a_record_of_another_net_is_refused():
         load(whole, weights)
 
 
+@pytest.mark.slow
 def test_a_batch_of_any_size_goes_through_if_it_was_left_open():
     net = build("window-attention", "c2f")
     _, record = prune(net, picture(), 0.4)

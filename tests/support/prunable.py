@@ -235,6 +235,28 @@ class Net(nn.Module):
         return self.head(self.mix(self.blocks(self.stem(image))).mean((2, 3)))
 
 
+class Detector(nn.Module):
+    """Two scales, boxes as distributions over bins, scores: as YOLOv8 decodes them."""
+
+    def __init__(self, width: int = 32, bins: int = 4, classes: int = 3) -> None:
+        super().__init__()
+        self.bins, self.classes = bins, classes
+        self.stem, self.fine = conv(3, width, 3, 2), C2f(width, width)
+        self.down, self.coarse = conv(width, 2 * width, 3, 2), C2f(2 * width, 2 * width)
+        self.neck = C2f(3 * width, width)
+        self.heads = nn.ModuleList(nn.Conv2d(w, 4 * bins + classes, 1) for w in (width, 2 * width))
+        self.register_buffer("centres", torch.arange(bins, dtype=torch.float32))
+
+    def forward(self, image):
+        fine = self.fine(self.stem(image))
+        coarse = self.coarse(self.down(fine))
+        fine = self.neck(torch.cat((functional.interpolate(coarse, scale_factor=2.0), fine), 1))
+        flat = [head(x).flatten(2) for head, x in zip(self.heads, (fine, coarse), strict=True)]
+        boxes, scores = torch.cat(flat, 2).split((4 * self.bins, self.classes), 1)
+        distances = boxes.view(len(boxes), 4, self.bins, -1).softmax(2)
+        return (distances * self.centres.view(1, 1, -1, 1)).sum(2), scores.sigmoid()
+
+
 def build(*names: str, seed: int = 0, width: int = 32) -> nn.Module:
     """A net whose every parameter and statistic is drawn at random, so that nothing hides behind a one or a zero."""
     generator = torch.Generator().manual_seed(seed)

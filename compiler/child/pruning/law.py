@@ -1,12 +1,14 @@
-"""The law that every analysis must keep, tried on the user's own code.
+"""The law that every analysis must keep, tried on the net itself.
 
 If units of one block are alike in all that they touch, then a net in which they have changed places, in every parameter
 at once, computes the same. A coupling that was overlooked breaks this at once, and normalization, softmax and attention
-keep it exactly, where setting channels to zero would not.
+keep it exactly, where setting channels to zero would not. It is tried on the graph, after the graph was held to the
+user's own code: that may keep something of its parameters between runs (tables of attention biases), and so not notice.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -57,14 +59,19 @@ def _sources(net: Analysis, dim: np.ndarray, target: dict[int, int]) -> list[int
 
 
 def violation(model: torch.nn.Module, net: Analysis, blocks: Sequence[Block], example: torch.Tensor) -> float:
-    """Largest change of the model's outputs when units change places, over the largest output."""
+    """How far the graph is from the model, or from itself when units change places: over the largest output."""
     with torch.no_grad():
-        before = _tensors(model(example))
-        after = _tensors(torch.func.functional_call(model, rearranged(net, blocks, 0), (example,)))
-    return max(
-        (float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in zip(before, after, strict=True)),
-        default=0.0,
-    )
+        wanted = _tensors(model(example))
+        before = _tensors(net.module(example))
+        after = _tensors(torch.func.functional_call(net.module, rearranged(net, blocks, 0), (example,)))
+    return max(apart(wanted, before), apart(before, after))
+
+
+def apart(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    """The largest difference over the largest value, of the worst tensor. Not a number is as far as can be."""
+    pairs = zip(wanted, found, strict=True)
+    errors = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs]
+    return max((math.inf if math.isnan(error) else error for error in errors), default=0.0)
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
