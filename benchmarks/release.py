@@ -27,9 +27,15 @@ def key() -> Path:
     return OUT.absolute() / "home" / "config" / "skerry" / "signing.pem.pub"
 
 
+def photos() -> Path:
+    """The folder of photos, fetched if need be."""
+    subprocess.run([sys.executable, "scripts/fetch_assets.py", "assets"], check=True, stdout=subprocess.DEVNULL)
+    return Path("assets/photos").absolute()
+
+
 def bundle() -> Path:
     """Compiles the release; passes that were run before are not run again."""
-    subprocess.run([sys.executable, "scripts/fetch_assets.py", "assets"], check=True, stdout=subprocess.DEVNULL)
+    photos()
     out = OUT / "mobilenetv2.skb"
     OUT.mkdir(parents=True, exist_ok=True)
     data = ["--weights", "assets/weights/mobilenet_v2-b0353104.pth", "--calib", "assets/photos", "--calib", str(VIDEO)]

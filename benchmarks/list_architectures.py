@@ -1,11 +1,12 @@
 """Makes ``benchmarks/architectures.txt``: which of timm's architectures the coverage benchmark compiles.
 
-    build/bench/venvs/timm/bin/python scripts/list_architectures.py > benchmarks/architectures.txt
+    build/bench/venvs/timm/bin/python benchmarks/list_architectures.py > benchmarks/architectures.txt
 
 The rule: a family is a module of ``timm.models`` that registers architectures. In alphabetical order of the families,
-the smallest of each, by parameters as ``create_model(name)`` builds it, ties by name. Deprecated names do not count, nor
-do ``test_*``: timm's fixtures, a few layers of what the family really builds. timm 1.0.31 has fewer than 100 families, so
-the list goes round again with the second smallest of each until it has 100. The input size is the architecture's own.
+the smallest of each, by parameters as ``create_model(name)`` builds it, ties by name. Deprecated names do not count,
+nor do ``test_*``: timm's fixtures, a few layers of what the family really builds. timm 1.0.31 has fewer than 100
+families, so the list goes round again with the second smallest of each until it has 100. The input size is the
+architecture's own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""What a user of timm would write to have a net compiled. The coverage benchmark copies it beside each net's builder.
+
+It runs in the compiler's child process: timm and the six lines that torchvision needs are the user's, not Skerry's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+# PyPI's torchvision declares no operators beside a torch without CUDA, and wants these two when it is imported.
+_KEPT = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    with contextlib.suppress(RuntimeError):  # there already: a torchvision that fits this torch
+        _KEPT.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+_SCORE_DEVIATION = 10.0
+
+
+class Decided(torch.nn.Module):
+    """A net with its scores stretched by a constant: a random one is then as sure of its answers as a trained one."""
+
+    def __init__(self, net: torch.nn.Module, gain: float) -> None:
+        super().__init__()
+        self.net, self.gain = net, gain
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.net(image) * self.gain
+
+
+def build(name: str, shape: list[int]) -> torch.nn.Module:
+    """Builds ``name`` of timm with random weights, the same each time, that behave as if it were trained.
+
+    No branch hides behind a zero: what timm starts at nothing (the last scale of a residual branch, a layer scale of
+    1e-6) is drawn at random. Batch norm's statistics are those of noise in the input's range, so that activations
+    neither vanish nor overflow. Scores have a deviation of ten.
+    """
+    import timm  # noqa: PLC0415 - needs the lines above
+
+    torch.manual_seed(0)
+    net = timm.create_model(name)
+    _fill_zeros(net)
+    noise = torch.randn(shape)
+    with torch.no_grad():
+        _settle(net, torch.cat([torch.randn(4, *shape[1:]), torch.rand(4, *shape[1:])]))
+        spread = float(net.eval()(noise).std())
+    return Decided(net, _SCORE_DEVIATION / spread).eval()
+
+
+def _fill_zeros(net: torch.nn.Module) -> None:
+    for parameter in net.parameters():
+        if float(parameter.detach().abs().max()) < 1e-3:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def _settle(net: torch.nn.Module, images: torch.Tensor) -> None:
+    """Takes batch norm's statistics from ``images``; everything else stays in eval mode."""
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    if not norms:
+        return
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the plain mean over what is seen
+        norm.reset_running_stats()
+    net(images)
