@@ -33,19 +33,30 @@ def build(name: str, shape: list[int]) -> torch.nn.Module:
     """Builds ``name`` of timm with random weights, the same each time, that behave as if it were trained.
 
     No branch hides behind a zero: what timm starts at nothing (the last scale of a residual branch, a layer scale of
-    1e-6) is drawn at random. Batch norm's statistics are those of noise in the input's range, so that activations
-    neither vanish nor overflow. Scores have a deviation of ten.
+    1e-6) is drawn at random. Batch norm's statistics are those of random pictures, so that activations neither vanish
+    nor overflow. Scores have a deviation of ten.
     """
     import timm  # noqa: PLC0415 - needs the lines above
 
     torch.manual_seed(0)
     net = timm.create_model(name)
     _fill_zeros(net)
-    noise = torch.randn(shape)
     with torch.no_grad():
-        _settle(net, torch.cat([torch.randn(4, *shape[1:]), torch.rand(4, *shape[1:])]))
-        spread = float(net.eval()(noise).std())
+        _settle(net, pictures(8, shape))
+        spread = float(net.eval()(pictures(1, shape)).std())
     return Decided(net, _SCORE_DEVIATION / spread).eval()
+
+
+def pictures(count: int, shape: list[int]) -> torch.Tensor:
+    """Random pictures with a photo's spectrum, mean 0 and deviation 1: noise of every size, each as strong."""
+    height, width = shape[2:]
+    sizes = [2**n for n in range(1, min(height, width).bit_length())]
+    layers = [
+        torch.nn.functional.interpolate(torch.randn(count, shape[1], n, n), (height, width), mode="bilinear")
+        for n in sizes
+    ]
+    picture = torch.stack(layers).sum(0)
+    return (picture - picture.mean()) / picture.std()
 
 
 def _fill_zeros(net: torch.nn.Module) -> None:
@@ -56,11 +67,11 @@ def _fill_zeros(net: torch.nn.Module) -> None:
 
 def _settle(net: torch.nn.Module, images: torch.Tensor) -> None:
     """Takes batch norm's statistics from ``images``; everything else stays in eval mode."""
+    net.eval()
     norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
-    if not norms:
-        return
     for norm in norms:
         norm.train()
         norm.momentum = None  # the plain mean over what is seen
         norm.reset_running_stats()
-    net(images)
+    if norms:
+        net(images)
