@@ -22,7 +22,7 @@ from .pruning.law import violation
 from .pruning.rewrite import Kept, Removal, put
 from .pruning.rules import analyse
 from .pruning.units import Block, choose, find_blocks
-from .userload import UserError
+from .usercode import UserError
 
 
 class PruningRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from skerry.manifest import Interface
 
 from .prune import Pruner, PruningRecord, apply, load, tensors
 from .train import Trained, Trainer, Training
-from .userload import UserError
+from .usercode import UserError
 
 _RECORD, _WEIGHTS = "pruning.json", "weights.safetensors"
 MAX_VIOLATION = 1e-3  # rounding makes 1e-5 of it in deep nets, a coupling that was overlooked about 1

@@ -20,6 +20,7 @@ from skerry.execution.onnxrt import BATCH, OnnxrtBackend
 from skerry.manifest import Interface
 
 from . import batches, program, serving
+from .attention import PlainAttention
 from .prune_files import pruned_into, restored, train_in
 from .reference import reference_job
 from .serving import one_line
@@ -162,7 +163,7 @@ class Worker:
             # Torch takes a size of one for a constant, so what is to vary is shown as two.
             example = torch.zeros([min(2, batch[1]), *shape[1:]] if batch else shape)
             varies = ({0: torch.export.Dim(BATCH, min=batch[0], max=batch[1])},) if batch else None
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), PlainAttention():
                 warnings.simplefilter("ignore")
                 try:
                     exported = torch.onnx.export(
