@@ -1,8 +1,8 @@
 """Attention written out in plain operators while a model is exported.
 
 torch keeps ``scaled_dot_product_attention`` as one operator with memory layouts of its own. Its ONNX translation takes
-only four dimensions (SAM's has three), and behind it a ``reshape`` may have been traced as a ``view`` that no longer fits
-once the operator is taken apart (BEiT). Written out, each step is an ordinary node.
+only four dimensions (SAM's has three), and behind it a ``reshape`` may have been traced as a ``view`` that no longer
+fits once the operator is taken apart (BEiT). Written out, each step is an ordinary node.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class PlainAttention(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002 - torch's protocol
+        types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
