@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.results import OUT
@@ -46,14 +47,26 @@ def bundle() -> Path:
 
 def unpacked() -> tuple[Path, Manifest]:
     """The release as a folder, and its manifest."""
-    root, disk = OUT / "release", Disk()
-    packed = bundle()
+    return OUT / "release", unpack_into(OUT / "release", bundle())
+
+
+def unpack_into(root: Path, packed: Path) -> Manifest:
+    """Takes a bundle apart as a device does: signature and digests are verified. Raises `SkerryError`."""
+    disk = Disk()
     disk.remove_tree(root)
     with packed.open("rb") as file:
         unpack(file, [signing.load_public_key(key())], lambda name, chunks: _keep(disk, root / name, chunks))
-    return root, Manifest.parse((root / "bundle.json").read_bytes())
+    return Manifest.parse((root / "bundle.json").read_bytes())
 
 
-def _keep(disk: Disk, path: Path, chunks) -> None:  # noqa: ANN001 - bytes as they are read
+def compiled(subject: Path, arguments: Sequence[str], out: Path) -> str | None:
+    """Runs the real command on ``subject``, passes resumed where they lie; what it said if it refused, else None."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "skerry", "compile", str(subject), *arguments, "-o", str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def _keep(disk: Disk, path: Path, chunks: Iterable[bytes]) -> None:
     disk.make_dirs(path.parent)
     disk.store(path, chunks)
