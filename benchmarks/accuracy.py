@@ -78,16 +78,20 @@ def _calibration(name: str) -> Path:
 # --- agreement with fp32 ---------------------------------------------------------------------------------------------
 
 
+def imagenet_photos() -> Path:
+    """A folder of photos for ImageNet's nets to calibrate with."""
+    folder = OUT / "calibration" / "imagenet"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(data.CLOTHING.glob("train/*/*.jpg"))[::_EVERY]:
+        (folder / f"{file.parent.name}-{file.name}").write_bytes(file.read_bytes())
+    return folder
+
+
 def imagenet() -> tuple[Compiled, Path]:
     """ImageNet's MobileNetV2 compiled, and the input tensors that it was calibrated with."""
-    folder = OUT / "calibration" / "imagenet"
-    files = sorted(data.CLOTHING.glob("train/*/*.jpg"))[::_EVERY]
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        (folder / f"{file.parent.name}-{file.name}").write_bytes(file.read_bytes())
-    weights = photos().parent / "weights" / "mobilenet_v2-b0353104.pth"
-    net = side.compile_net("mobilenetv2", Path("models/mobilenetv2"), folder, weights)
-    used = [Path(s.path) for s in samples.collect([folder]).calibration]
+    pictures, weights = imagenet_photos(), photos().parent / "weights" / "mobilenet_v2-b0353104.pth"
+    net = side.compile_net("mobilenetv2", Path("models/mobilenetv2"), pictures, weights)
+    used = [Path(s.path) for s in samples.collect([pictures]).calibration]
     return net, side.tensors(net.manifest, used, side.FOLDER / "mobilenetv2-calibration.npy")
 
 
