@@ -163,7 +163,9 @@ def _torch(folder: str, weights: str, *, compiled: bool) -> Run:
 def quantize(model: Path, inputs: np.ndarray, out: Path, *, transformer: bool, vnni: bool) -> None:
     """Fills ``out`` with every peer's variants; what is there stays."""
     out.mkdir(parents=True, exist_ok=True)
-    for target, make in _makers(model, inputs, out, transformer=transformer, vnni=vnni):
+    whole = out / "fp32.onnx"  # in one file: the peers look for ours' weights in the wrong place
+    onnx.save(onnx.load(model), whole)
+    for target, make in _makers(whole, inputs, out, transformer=transformer, vnni=vnni):
         if not target.is_file():
             part = target.with_stem(target.stem + "-part")
             make(part)

@@ -96,4 +96,4 @@ def variants(net: Compiled, inputs: Path, *, transformer: bool, vnni: bool) -> d
     out = FOLDER.absolute() / f"{net.name}-peers"
     request = {"model": str(net.model("fp32")), "inputs": str(inputs), "out": str(out)}
     peer("quantize", {**request, "transformer": transformer, "vnni": vnni})
-    return {file.stem: str(file) for file in sorted(out.iterdir()) if file.suffix in (".onnx", ".xml")}
+    return {file.stem: str(file) for file in sorted([*out.glob("ort-*.onnx"), *out.glob("nncf-*.xml")])}

@@ -55,7 +55,10 @@ class MakeBackend(Protocol):
         """Loads ``model``. Raises `BackendError`, and nothing else."""
 
 
-BACKENDS = {"onnxrt": "skerry.execution.onnxrt:OnnxrtBackend"}
+BACKENDS = {
+    "onnxrt": "skerry.execution.onnxrt:OnnxrtBackend",
+    "openvino": "skerry.execution.openvino:OpenvinoBackend",
+}
 
 
 def backend_class(name: str) -> MakeBackend:

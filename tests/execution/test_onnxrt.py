@@ -346,8 +346,8 @@ def test_the_facts_are_those_of_the_session_that_loaded(tmp_path):
 
 def test_the_backend_is_found_by_its_name_and_no_other():
     assert backend_class("onnxrt") is OnnxrtBackend
-    assert available() == ["onnxrt"]
-    with pytest.raises(BackendError, match="unknown backend 'abacus'; this Skerry has onnxrt: update Skerry"):
+    assert "onnxrt" in available()
+    with pytest.raises(BackendError, match=r"unknown backend 'abacus'; this Skerry has onnxrt, .*: update Skerry"):
         backend_class("abacus")
 
 
