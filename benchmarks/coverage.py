@@ -3,8 +3,8 @@
 Each is compiled by the real command in a process of its own with a time limit: random weights (benchmarks/timm_net.py),
 the zero-configuration path, photos for calibration, fp32 for any CPU. The bundle is then taken apart as a device does
 (signature, digests), run on its proof frames, and held to torch's outputs: largest difference over largest output.
-A miss names the operator or the step, and the reason. The smallest come first; what passed stays (build/bench/coverage),
-what missed is tried again, and a killed run goes on.
+A miss names the operator or the step, and the reason. The smallest come first. What passed stays, in
+build/bench/coverage; what missed is tried again, and a killed run goes on.
 """
 
 from __future__ import annotations
