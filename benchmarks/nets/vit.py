@@ -25,12 +25,12 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of 4x4 of a 28x28 image in grey."""
+    """Patches of 7x7 of a 28x28 image in grey."""
 
     def __init__(self, width: int = 64, depth: int = 4, heads: int = 4, classes: int = 10) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, width, 4, 4)
-        self.place = nn.Parameter(0.02 * torch.randn(1, 49, width))
+        self.patches = nn.Conv2d(1, width, 7, 7)
+        self.place = nn.Parameter(0.02 * torch.randn(1, 16, width))
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm, self.scores = nn.LayerNorm(width), nn.Linear(width, classes)
 
