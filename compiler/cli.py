@@ -21,6 +21,7 @@ from compiler.host import open_host
 from compiler.job import Job
 from compiler.pipeline import Compilation
 from compiler.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
+from compiler.tensorrt import preflight
 from skerry import signing
 from skerry.clock import SystemClock
 from skerry.disk import Disk
@@ -129,7 +130,9 @@ def main(arguments: Sequence[str]) -> int:
         batch=_batch(options.batch) if options.batch else None,
     )
     source = recipe.load(options.model, overrides)
-    targets = [target.load(name, facts) for name in options.target or [target.NATIVE]]
+    targets = {name: target.load(name, facts) for name in options.target or [target.NATIVE]}
+    for name, wanted in targets.items():
+        preflight.check_target(name, wanted)
     out = options.out or Path(f"{source.recipe.name}-{source.recipe.version}.skb")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
@@ -140,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
     job = Job(
         source=source,
         samples=samples.collect(options.calib),
-        plans=target.plans(targets),
+        plans=target.plans(list(targets.values())),
         facts=facts,
         key=_key(options.key, disk, console),
         out=out,

@@ -15,18 +15,19 @@ import numpy as np
 import onnx
 
 from compiler import calibrate, correct, quantize
-from compiler.candidate import Candidate, Work
+from compiler.candidate import Candidate, Work, file_digest
 from compiler.host import Host
 from compiler.job import Job, Tell
 from compiler.lineage import origin
 from compiler.qdq import Range
 from compiler.samples import Sample, spread
 from compiler.target import VariantPlan
+from compiler.tensorrt import lower
 from skerry.disk import Disk
 from skerry.errors import ConfigError, FormatError
 from skerry.execution.frames import read_frames
 from skerry.execution.processing import Preprocessor
-from skerry.manifest import FORMAT, Detection, Interface, Tensor
+from skerry.manifest import FORMAT, Detection, Interface, Requires, Tensor
 
 MODEL, RANGES = "model.onnx", "ranges.json"
 
@@ -100,13 +101,46 @@ class Passes:
     def variant(
         self, plan: VariantPlan, calibrated: Candidate, interface: Interface, keep_float: Collection[str] = ()
     ) -> Candidate:
-        """The model as one variant ships it."""
+        """The model as one variant of ONNX Runtime's ships it, or in TensorRT's precision."""
+        if plan.backend != "onnxrt":
+            return self.tensorrt(plan, calibrated, interface, keep_float)
 
         def make(folder: Path) -> Mapping[str, Any]:
             self.lay_out(plan, calibrated, interface, folder / MODEL, keep_float)
             return {}
 
         return self.work.cached(f"quantize-{plan.id}", 3, [calibrated], self.layout(plan, interface, keep_float), make)
+
+    def tensorrt(
+        self, plan: VariantPlan, calibrated: Candidate, interface: Interface, keep_float: Collection[str] = ()
+    ) -> Candidate:
+        """The graph in a precision of TensorRT's: the same for every target that asks for it."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            tensors = self._correction_tensors(interface) if plan.precision == "int8" else ()
+            source = lower.Calibrated(onnx.load(calibrated / MODEL), self.ranges(calibrated), tensors, keep_float)
+            written, facts = lower.write(source, plan.precision, self.tell.detail)
+            self.disk.replace(folder / MODEL, written.SerializeToString(deterministic=True))
+            return {"written": msgspec.to_builtins(facts)}
+
+        config = {"keep": sorted(keep_float), "frames": correct.FRAMES, **self._calibration(interface)}
+        return self.work.cached(f"tensorrt-{plan.precision}", 1, [calibrated], config, make)
+
+    def engine(self, plan: VariantPlan, requires: Requires, model: Path, made: Candidate) -> Candidate:
+        """What a TensorRT variant ships: the graph and how it is built, and for an RTX card the engine."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            batch = self.job.recipe.input.batch or (1, 1)
+            written = onnx.load(model)
+            built = lower.lower(written, folder, plan, requires, self.tell.detail, self.disk, batch=batch)
+            return {} if built is None else {"built": msgspec.to_builtins(built)}
+
+        config = {"plan": plan, "requires": requires, "model": file_digest(model)}
+        return self.work.cached(f"engine-{plan.id}", 1, [made], config, make)
+
+    def ranges(self, calibrated: Candidate) -> dict[str, Range]:
+        """What `calibrate` found."""
+        return msgspec.json.decode((calibrated / RANGES).read_bytes(), type=dict[str, Range])
 
     def layout(self, plan: VariantPlan, interface: Interface, keep_float: Collection[str] = ()) -> dict[str, Any]:
         """All that decides what `lay_out` writes, besides the model."""
@@ -125,8 +159,7 @@ class Passes:
     ) -> None:
         """Writes the model in the variant's layout; a draft's biases are not corrected."""
         original = onnx.load(calibrated / MODEL)
-        found = msgspec.json.decode((calibrated / RANGES).read_bytes(), type=dict[str, Range])
-        quantized = quantize.laid_out(original, found, layout=plan.layout, keep_float=keep_float)
+        quantized = quantize.laid_out(original, self.ranges(calibrated), layout=plan.layout, keep_float=keep_float)
         if not draft:
             tensors = self._correction_tensors(interface)
             correct.correct_biases(quantized, original, tensors, self.threads, self.tell.detail)

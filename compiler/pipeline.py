@@ -31,6 +31,7 @@ from compiler.passes import MODEL, Passes, interface_of
 from compiler.plan import Plan
 from compiler.recipe import MIN_CALIBRATION_FRAMES
 from compiler.report import render_html
+from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision
 from skerry.clock import Clock
 from skerry.disk import Disk
@@ -38,6 +39,7 @@ from skerry.errors import BudgetError, CalibrationError, CompileError, ParityErr
 from skerry.execution import prove
 from skerry.execution.frames import read_frames
 from skerry.manifest import FLOOR, Interface, Limits, release_id
+from skerry.manifest import Variant as BundleVariant
 
 _MEASURE_S = 2.0  # of timing, about
 _PROOF_S, _PROOF_MIB = 600.0, 4096
@@ -143,7 +145,7 @@ class Compilation:
 
     def _compare_variant(self, variant: Variant, exported: Candidate, reference: Reference) -> None:
         """Holds a variant to the reference, and what is drawn around it to the runtime."""
-        if variant.plan.precision != "fp32":
+        if variant.plan.precision != "fp32" or variant.plan.backend != "onnxrt":
             self._compare_quantized(variant, exported, reference)
         if batch := self.job.recipe.input.batch:
             self._hold(compare_batches(variant.plan.id, variant.path, reference, batch))
@@ -203,7 +205,7 @@ class Compilation:
     ) -> Evidence:
         recipe, interface = self.job.recipe, reference.interface
         folder = ReleaseFolder(self.work.scratch("bundle"), self.disk)
-        written = [folder.add_variant(v.plan, v.requires, self._drawn(v, interface), recipe.graph) for v in found]
+        written = [self._written(folder, v, interface) for v in found]
         chosen = choose_proof_frames(interface, reference.answers, self._limits, recipe.proof.frames)
         proof = folder.add_proof(chosen, reference, self._limits, recipe.proof.licence, recipe.proof.consent)
         release = release_id(folder.finish(interface, written, proof))
@@ -242,6 +244,15 @@ class Compilation:
         folder.sign(f"{interface.name}@{interface.version}", self.job.key)
         folder.pack(self.job.out)
         return evidence
+
+    def _written(self, folder: ReleaseFolder, variant: Variant, interface: Interface) -> BundleVariant:
+        """A variant's files in the release's folder; an engine belongs to the very TensorRT that built it."""
+        requires, path = variant.requires, self._drawn(variant, interface)
+        if variant.plan.backend != "onnxrt":
+            made = self._passes.engine(variant.plan, requires, path, variant.model)
+            path = made / MODEL
+            requires = lower.pinned(requires, made.facts["built"]) if "built" in made.facts else requires
+        return folder.add_variant(variant.plan, requires, path, self.job.recipe.graph)
 
     def _plan(self, variants: Variants, found: Sequence[Variant]) -> Plan:
         """The decisions of this compilation, to be built again."""

@@ -90,7 +90,7 @@ class Variants:
 
     def _make(self, plan: VariantPlan, requires: Requires, before: Sequence[Variant]) -> Variant | None:
         here = self.passes.job.why_unmeasured(plan, requires) is None
-        if plan.precision == "fp32":
+        if plan.precision == "fp32" and plan.backend == "onnxrt":
             return Variant(plan, requires, self.exported, here)
         if self.passes.job.replay is not None:
             return self._replayed(plan, requires, here=here)
