@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where finished passes are kept, to resume from (default: ~/.cache/skerry)",
     )
+    p.add_argument("--repair", action="store_true", help="mend what is out of tolerance, if it can be")
     p.add_argument(
         "--force", action="store_true", help="package what was refused; the evidence says so, no limit is loosened"
     )
@@ -151,6 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         budget=limits,
         labelled=options.eval,
         replay=plan.read(options.plan) if options.plan else None,
+        repair=options.repair,
         force=options.force,
     )
     budget.remember(work, Path.cwd(), arguments, disk)

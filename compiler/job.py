@@ -26,6 +26,7 @@ class Job:
     Attributes:
         labelled: the folder of ``--eval``: samples that accuracy is counted on.
         replay: the plan whose decisions are built again; then nothing is searched.
+        repair: what is out of tolerance is mended, if it can be.
         force: goes on after a refusal and puts it into the evidence; no limit is ever loosened.
     """
 
@@ -39,6 +40,7 @@ class Job:
     budget: Budget = NO_LIMITS
     labelled: Path | None = None
     replay: Plan | None = None
+    repair: bool = False
     force: bool = False
 
     @property

@@ -117,7 +117,7 @@ class Passes:
         """The graph in a precision of TensorRT's: the same for every target that asks for it."""
 
         def make(folder: Path) -> Mapping[str, Any]:
-            tensors = self._correction_tensors(interface) if plan.precision == "int8" else ()
+            tensors = self.correction_tensors(interface) if plan.precision == "int8" else ()
             source = lower.Calibrated(onnx.load(calibrated / MODEL), self.ranges(calibrated), tensors, keep_float)
             written, facts = lower.write(source, plan.precision, self.tell.detail)
             self.disk.replace(folder / MODEL, written.SerializeToString(deterministic=True))
@@ -161,7 +161,7 @@ class Passes:
         original = onnx.load(calibrated / MODEL)
         quantized = quantize.laid_out(original, self.ranges(calibrated), layout=plan.layout, keep_float=keep_float)
         if not draft:
-            tensors = self._correction_tensors(interface)
+            tensors = self.correction_tensors(interface)
             correct.correct_biases(quantized, original, tensors, self.threads, self.tell.detail)
         self.disk.replace(target, quantized.SerializeToString(deterministic=True))
 
@@ -169,7 +169,7 @@ class Passes:
         digest, how = self.job.samples.digest(), self.job.calibrator
         return {"samples": digest, "preprocess": interface.preprocess, "calibrator": how}
 
-    def _correction_tensors(self, interface: Interface) -> list[np.ndarray[Any, Any]]:
+    def correction_tensors(self, interface: Interface) -> list[np.ndarray[Any, Any]]:
         """Input tensors of some calibration frames, in the order of their digests: names do not matter."""
         chosen = spread(self.job.samples.calibration, correct.FRAMES)
         in_order = sorted(chosen, key=lambda s: (s.path, s.index))

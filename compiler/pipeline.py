@@ -17,19 +17,21 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from compiler import compare, plan
+from compiler import compare, layers, plan
 from compiler.batches import compare_batches
 from compiler.candidate import Candidate, Work, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
-from compiler.evidence import Calibration, Evidence, Timing
+from compiler.evidence import Calibration, Evidence, Layer, Repair, Timing
 from compiler.host import Host
 from compiler.ingraph import release as ingraph
 from compiler.job import Job, Tell
 from compiler.lineage import lineage
+from compiler.mending import OnnxBench, mend_onnx
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.passes import MODEL, Passes, interface_of
 from compiler.plan import Plan
 from compiler.recipe import MIN_CALIBRATION_FRAMES
+from compiler.repair import Layout
 from compiler.report import render_html
 from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision
@@ -43,6 +45,7 @@ from skerry.manifest import Variant as BundleVariant
 
 _MEASURE_S = 2.0  # of timing, about
 _PROOF_S, _PROOF_MIB = 600.0, 4096
+_LOOKED_AT = 4  # frames that layers' errors are measured on
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Compilation:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     hops: list[Hop] = field(default_factory=list)
     forced: list[str] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
 
     def run(self) -> Evidence:
         """Raises `CompileError` and its kin (skerry/errors.py)."""
@@ -76,8 +80,7 @@ class Compilation:
         found = variants.run()
         for why in variants.refusals:
             self._refuse(BudgetError, why)
-        for variant in found:
-            self._compare_variant(variant, exported, reference)
+        found = [kept for v in found if (kept := self._compare_variant(v, variants, reference)) is not None]
         self._check_bytes(found)
         return self._package(variants, found, reference, self._measure(found))
 
@@ -135,34 +138,67 @@ class Compilation:
         run = compare.on_onnxruntime(model)
         hop = compare.compare_model(name, reference, run, self._limits, MIN_EXPORT_SQNR_DB, origin)
         if hop.failed:
-            layers = self.work.scratch("layers") / "layers.safetensors"
+            values = self.work.scratch("layers") / "layers.safetensors"
             graph = onnx.load(model)
             names = [name for node in graph.graph.node for name in node.output]
-            arguments = {"tensor": str(reference.path), "names": names, "out": str(layers)}
+            arguments = {"tensor": str(reference.path), "names": names, "out": str(values)}
             self.host.call("layers", **self._passes.graph(), **arguments)
-            hop = _explained(hop, compare.diverging_from_torch(graph, layers, reference.input(0)))
+            layer = compare.diverging_from_torch(graph, values, reference.input(0))
+            hop = msgspec.structs.replace(hop, failed=f"{hop.failed}; {layer}")
         self._hold(hop)
 
-    def _compare_variant(self, variant: Variant, exported: Candidate, reference: Reference) -> None:
-        """Holds a variant to the reference, and what is drawn around it to the runtime."""
+    def _compare_variant(self, variant: Variant, variants: Variants, reference: Reference) -> Variant | None:
+        """Holds a variant to the reference, and what is drawn around it to the runtime; None if it no longer pays."""
         if variant.plan.precision != "fp32" or variant.plan.backend != "onnxrt":
-            self._compare_quantized(variant, exported, reference)
+            kept = self._compare_quantized(variant, variants, reference)
+            if kept is None:
+                return None
+            variant = kept
         if batch := self.job.recipe.input.batch:
             self._hold(compare_batches(variant.plan.id, variant.path, reference, batch))
         if graph := self.job.recipe.graph:
             name = f"{variant.plan.id} with its processing in the graph"
             drawn = self._drawn(variant, reference.interface)
             self._hold(ingraph.compare_in_graph(name, reference, variant.path, drawn, graph, self._limits))
+        return variant
 
-    def _compare_quantized(self, variant: Variant, exported: Candidate, reference: Reference) -> None:
-        quantized, limit_db = onnx.load(variant.path), self._limits.min_sqnr_db
-        run = compare.on_onnxruntime(variant.path) if variant.here else compare.literally(quantized)
-        name = f"ONNX → {variant.plan.id}"
-        hop = compare.compare_model(name, reference, run, self._limits, limit_db, self.host.reference)
+    def _compare_quantized(self, variant: Variant, variants: Variants, reference: Reference) -> Variant | None:
+        hop = self._hop(variant, reference)
+        if hop.failed and (self.job.repair or variant.repaired) and variant.plan.backend == "onnxrt":
+            fixed = variants.timed(self._mended(variant, variants.calibrated, reference, hop))
+            if fixed is None:
+                return None
+            variant, hop = fixed, self._hop(fixed, reference)
         if hop.failed:
-            original, tensor = onnx.load(exported / MODEL), reference.input(0)
-            hop = _explained(hop, compare.diverging_from_fp32(quantized, original, tensor, limit_db))
+            original, quantized = onnx.load(variants.exported / MODEL), onnx.load(variant.path)
+            layer = compare.diverging_from_fp32(quantized, original, reference.input(0), self._limits.min_sqnr_db)
+            hop = msgspec.structs.replace(hop, failed=f"{hop.failed}; {layer}")
         self._hold(hop)
+        return variant
+
+    def _hop(self, variant: Variant, reference: Reference) -> Hop:
+        """A variant against the reference: run as a device does, or literally where this machine cannot."""
+        run = compare.on_onnxruntime(variant.path) if variant.here else compare.literally(onnx.load(variant.path))
+        name, limits = f"ONNX → {variant.plan.id}", self._limits
+        return compare.compare_model(name, reference, run, limits, limits.min_sqnr_db, self.host.reference)
+
+    def _mended(self, variant: Variant, calibrated: Candidate, reference: Reference, failed: Hop) -> Variant:
+        """The variant as far as it can be mended. A pass: what it does depends on no clock."""
+        passes = self._passes
+
+        def make(folder: Path) -> Mapping[str, object]:
+            tensors = passes.correction_tensors(reference.interface)
+            bench = OnnxBench(variant.plan.layout, reference, self._limits, tensors, failed, self.threads)
+            layout = Layout(onnx.load(calibrated / MODEL), frozenset(variant.keep_float), passes.ranges(calibrated))
+            found = mend_onnx(variant.plan.id, onnx.load(variant.path), layout, bench, self.tell.detail)
+            self.disk.replace(folder / MODEL, bench.build(found.layout).SerializeToString(deterministic=True))
+            return {"keep": sorted(found.layout.keep_float), "repair": msgspec.to_builtins(found.repair)}
+
+        config = {"layout": passes.layout(variant.plan, reference.interface, variant.keep_float), "failed": failed}
+        made = self.work.cached(f"repair-{variant.plan.id}", 1, [variant.model, calibrated], config, make)
+        self.repairs.append(msgspec.convert(made.facts["repair"], Repair))
+        kept, before = tuple(made.facts["keep"]), variant.keep_float
+        return replace(variant, model=made, keep_float=kept, repaired=True, kept_before=before)
 
     def _drawn(self, variant: Variant, interface: Interface) -> Path:
         """The file that ships: the variant, with what the recipe wants around it."""
@@ -187,12 +223,14 @@ class Compilation:
         )["times_ms"]
         fp32 = next((v.plan.id for v in found if v.plan.precision == "fp32"), None)
         sizes = {v.plan.id: v.path.stat().st_size for v in found}
+        bounds = {v.plan.id: v.time.at_most for v in found if v.time is not None}
         return [
             Timing(
                 model=name,
                 median_ms=statistics.median(times[name]) if name in times else None,
                 times_torch=_ratio(times, name, "torch"),
                 times_fp32=_ratio(times, name, fp32),
+                times_fp32_at_most=bounds.get(name),
                 bytes=sizes.get(name, 0),
             )
             for name in [self.host.reference, *(v.plan.id for v in found)]
@@ -236,6 +274,10 @@ class Compilation:
             accuracy=variants.accuracy,
             search=variants.points,
             left_out=variants.left_out,
+            layers={v.plan.id: self._layers(v, variants, reference) for v in found},
+            repairs=self.repairs,
+            precisions={v.plan.id: v.plan.precision for v in found},
+            max_latency_ms=self.job.budget.max_latency_ms,
         )
         folder.write("evidence/compile.json", msgspec.json.format(msgspec.json.encode(evidence)))
         folder.write("evidence/report.html", render_html(evidence))
@@ -244,6 +286,15 @@ class Compilation:
         folder.sign(f"{interface.name}@{interface.version}", self.job.key)
         folder.pack(self.job.out)
         return evidence
+
+    def _layers(self, variant: Variant, variants: Variants, reference: Reference) -> list[Layer]:
+        """Each layer of what differs from the exported graph: what was asked, what was built here, its error."""
+        if variant.model == variants.exported:
+            return []
+        tensors = [reference.input(index) for index in range(min(_LOOKED_AT, len(reference.frames)))]
+        built = layers.built_by_onnxruntime(variant.path) if variant.here else None
+        original, exported = onnx.load(variants.calibrated / MODEL), onnx.load(variants.exported / MODEL)
+        return layers.describe(original, onnx.load(variant.path), tensors, exported=exported, built=built)
 
     def _written(self, folder: ReleaseFolder, variant: Variant, interface: Interface) -> BundleVariant:
         """A variant's files in the release's folder; an engine belongs to the very TensorRT that built it."""
@@ -282,10 +333,6 @@ class Compilation:
         except subprocess.TimeoutExpired:
             return prove.timed_out(_PROOF_S)
         return prove.interpret(done.returncode, done.stdout, done.stderr)
-
-
-def _explained(hop: Hop, layer: str) -> Hop:
-    return msgspec.structs.replace(hop, failed=f"{hop.failed}; {layer}")
 
 
 def _ratio(times: Mapping[str, list[float]], name: str, base: str | None) -> float | None:

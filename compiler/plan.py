@@ -29,6 +29,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         layout: as `compiler.target.VariantPlan` has it.
         calibration: the method that the ranges are found by; null where nothing is quantized.
         keep_float: names of the nodes of the prepared fp32 graph that are not quantized.
+        repaired: it was out of tolerance and was mended (compiler/repair.py); a replay mends it again.
         pruning: digest of the pruning record that the model was cut by; null for the whole model.
         digest: of the model file that came of it, so that a replay can be held to it.
     """
@@ -39,6 +40,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layout: str
     calibration: str | None = None
     keep_float: list[str] = []
+    repaired: bool = False
     pruning: Sha256 | None = None
     digest: Sha256 | None = None
 

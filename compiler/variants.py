@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Variant:
     Attributes:
         here: this machine can run it.
         keep_float: nodes that are not quantized.
+        repaired: it was mended; in a replay, it is to be.
+        kept_before: what was not quantized before that.
         time: against fp32; None where this machine cannot run it.
     """
 
@@ -50,6 +52,8 @@ class Variant:
     model: Candidate
     here: bool
     keep_float: tuple[str, ...] = ()
+    repaired: bool = False
+    kept_before: tuple[str, ...] = ()
     time: Ratio | None = None
 
     @property
@@ -97,12 +101,19 @@ class Variants:
         if here and self.passes.job.searches:
             return self._searched(plan, requires)
         keep = self._kept_like(plan, before)
-        model = self.passes.variant(plan, self._calibrated, self.interface, keep)
-        time = self._time(plan, model / MODEL) if here else None
-        if time is not None and not time.faster and not self.passes.job.force:
-            self._leave_out(plan, f"it takes {time.median:.2f} of fp32's time ({time.at_most:.2f} at most)")
-            return None
-        return self._held(Variant(plan, requires, model, here, keep, time))
+        model = self.passes.variant(plan, self.calibrated, self.interface, keep)
+        made = self.timed(Variant(plan, requires, model, here, keep))
+        return self._held(made) if made is not None else None
+
+    def timed(self, variant: Variant) -> Variant | None:
+        """The variant with its time against fp32; None if it is not faster, which is said."""
+        if not variant.here or variant.plan.precision == "fp32":
+            return variant
+        time = self._time(variant.plan, variant.path)
+        if time.faster or self.passes.job.force or self.passes.job.replay is not None:
+            return replace(variant, time=time)
+        self._leave_out(variant.plan, f"it takes {time.median:.2f} of fp32's time ({time.at_most:.2f} at most)")
+        return None
 
     def _leave_out(self, plan: VariantPlan, why: str) -> None:
         self.left_out[plan.id] = why
@@ -115,12 +126,14 @@ class Variants:
         if decision is None:
             return None
         keep = tuple(decision.keep_float)
-        return Variant(plan, requires, self.passes.variant(plan, self._calibrated, self.interface, keep), here, keep)
+        model = self.passes.variant(plan, self.calibrated, self.interface, keep)
+        return Variant(plan, requires, model, here, keep, repaired=decision.repaired, kept_before=keep)
 
     # --- searching ------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _calibrated(self) -> Candidate:
+    def calibrated(self) -> Candidate:
+        """The whole model, ready to be quantized."""
         return self.passes.calibrate(self.exported, self.interface)
 
     @cached_property
@@ -144,10 +157,10 @@ class Variants:
 
     def _subject(self, plan: VariantPlan, *, here: bool) -> OnnxSubject:
         def lay_out(target: Path, nodes: Sequence[str], draft: bool) -> None:  # noqa: FBT001 - the search's form
-            self.passes.lay_out(plan, self._calibrated, self.interface, target, nodes, draft=draft)
+            self.passes.lay_out(plan, self.calibrated, self.interface, target, nodes, draft=draft)
 
         return OnnxSubject(
-            units=fusion_units(onnx.load(self._calibrated / MODEL)),
+            units=fusion_units(onnx.load(self.calibrated / MODEL)),
             float_model=self.exported / MODEL,
             lay_out=lay_out,
             config=self.passes.layout(plan, self.interface),
@@ -170,7 +183,7 @@ class Variants:
         self._take(plan, found)
         if not found.ships:
             return None
-        model = self.passes.variant(plan, self._calibrated, self.interface, found.nodes)
+        model = self.passes.variant(plan, self.calibrated, self.interface, found.nodes)
         return Variant(plan, requires, model, here=True, keep_float=found.nodes, time=found.time)
 
     def _take(self, plan: VariantPlan, found: Outcome) -> None:
@@ -216,6 +229,11 @@ class Variants:
         return variant
 
 
+def before_repair(variant: Variant) -> tuple[str, ...]:
+    """What a replay starts from."""
+    return variant.kept_before if variant.repaired else variant.keep_float
+
+
 def decision(variant: Variant, calibrator: str) -> Decision:
     """A variant as a plan has it."""
     quantized = variant.plan.precision != "fp32"
@@ -225,6 +243,7 @@ def decision(variant: Variant, calibrator: str) -> Decision:
         precision=variant.plan.precision,
         layout=variant.plan.layout,
         calibration=calibrator if quantized else None,
-        keep_float=list(variant.keep_float),
+        keep_float=list(before_repair(variant)),
+        repaired=variant.repaired,
         digest=file_digest(variant.path),
     )
