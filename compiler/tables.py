@@ -15,7 +15,7 @@ VARIANT_HEAD = (
     "lost, at most",
     "time",
     "x fp32, at most",
-    "x torch",
+    "x reference",
     "size",
     "verdict",
 )
@@ -29,11 +29,11 @@ def hop_rows(evidence: Evidence) -> Iterable[tuple[str, str, str, str]]:
 
 
 def variant_rows(evidence: Evidence) -> Iterable[tuple[str, ...]]:
-    """A line for torch and for each variant, as text; see `VARIANT_HEAD`."""
+    """A line for the reference and for each variant, as text; see `VARIANT_HEAD`."""
     for timing in evidence.timings:
         accuracy = next((a for a in evidence.accuracy if a.variant == timing.model), None)
-        if timing.model == "torch":
-            yield "torch", "", _reference(evidence.accuracy), "", *_times(timing), "", "the reference"
+        if timing.model not in evidence.passes:  # torch, or the model file that it all began with
+            yield timing.model, "", _reference(evidence.accuracy), "", *_times(timing), "", "the reference"
             continue
         yield (
             timing.model,
@@ -89,7 +89,7 @@ def _reference(accuracy: Sequence[Accuracy]) -> str:
 
 
 def _times(timing: Timing) -> tuple[str, str, str]:
-    """The time, and what it is of fp32's, at most, and of torch's."""
+    """The time, and what it is of fp32's, at most, and of the reference's."""
     if timing.median_ms is None:
         return "-", "-", "-"
     bound = f", {timing.times_fp32_at_most:.2f}" if timing.times_fp32_at_most is not None else ""
