@@ -23,6 +23,7 @@ from compiler import dynamic
 from compiler.graph import Graph
 from compiler.placement import place
 from compiler.qdq import Kind, Range, write
+from skerry.disk import Disk
 from skerry.errors import CompileError, UsageError
 from skerry.execution.onnxrt import PROVIDER, session_options
 
@@ -43,7 +44,7 @@ def prepare(source: Path, target: Path) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(target))
     for node in model.graph.node:
         node.name = node.name or f"{node.op_type}:{node.output[0]}"
-    target.write_bytes(model.SerializeToString(deterministic=True))
+    Disk().replace(target, model.SerializeToString(deterministic=True))
 
 
 def laid_out(
@@ -80,4 +81,4 @@ def lay_out(
 ) -> None:
     """`laid_out` from file to file: the same arguments give the same bytes."""
     quantized = laid_out(onnx.load(source), ranges, layout=layout, keep_float=keep_float)
-    target.write_bytes(quantized.SerializeToString(deterministic=True))
+    Disk().replace(target, quantized.SerializeToString(deterministic=True))

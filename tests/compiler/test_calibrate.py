@@ -15,7 +15,10 @@ from skerry.errors import CalibrationError
 
 Array = np.ndarray
 # Ordinary numbers, nothing in between, and the smallest that there are.
-VALUES = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([0.0, -0.0, 1e-30, -1e-30, 4096.0, -4096.0, 1e6]))
+VALUES = st.one_of(
+    st.floats(-1e4, 1e4, width=32, allow_subnormal=False),
+    st.sampled_from([0.0, -0.0, 1e-25, -1e-25, 4096.0, -4096.0, 1e6]),
+)
 FRAMES = st.lists(st.lists(VALUES, min_size=1, max_size=40).map(np.float32), min_size=1, max_size=6)
 
 
