@@ -2,8 +2,8 @@
 
 Bins are ``width`` wide, 0 is an edge, and ``width`` is a power of two. When a value falls outside, the width doubles
 and bins merge in pairs: no count is lost or split, so the histogram is the one that knowing the range would have
-given, in whatever order the values came. (A value so
-much smaller than the width that float32 cannot say the quotient counts as 0.)
+given, in whatever order the values came. (A value so much smaller than the width that float32 cannot say their quotient
+counts as 0.)
 """
 
 from __future__ import annotations

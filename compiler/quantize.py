@@ -33,14 +33,20 @@ _KINDS = {
     "s8s8": Kind(signed=True, weight_steps=127),
 }
 LAYOUTS = (*_KINDS, "dynamic")
+MIN_OPSET = 13
 
 
 def prepare(source: Path, target: Path) -> None:
     """Folds constants and batch norm, infers shapes and names every node, as the layouts expect. Writes ``target``."""
+    model = onnx.load(source)
+    tables = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in tables]  # old exporters list tables there, too
+    model.graph.ClearField("input")
+    model.graph.input.extend(inputs)
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
-    ort.InferenceSession(source, options, providers=[PROVIDER])
+    ort.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     model = onnx.shape_inference.infer_shapes(onnx.load(target))
     for node in model.graph.node:
         node.name = node.name or f"{node.op_type}:{node.output[0]}"
@@ -59,13 +65,18 @@ def laid_out(
 
     Raises:
         UsageError: there is no such layout.
-        CompileError: the graph was not prepared.
+        CompileError: the graph was not prepared, or its opset is too old.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"ONNX Runtime has no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
     names = {node.name for node in model.graph.node}
     if len(names - {""}) < len(model.graph.node):
         raise CompileError("every node of the graph must have a name of its own; `prepare` it first")
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        raise CompileError(
+            f"opset {opset} has no grid per channel; expected {MIN_OPSET} or later: convert the model first"
+        )
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = Graph(model)

@@ -348,6 +348,24 @@ def test_a_graph_without_names_is_refused() -> None:
         quantize.laid_out(model, {}, layout="u8s8")
 
 
+def test_an_opset_without_grids_per_channel_is_refused() -> None:
+    model = nets.residual()
+    model.opset_import[0].version = 12
+    with pytest.raises(CompileError, match="opset 12 has no grid per channel; expected 13 or later"):
+        quantize.laid_out(model, {}, layout="u8s8")
+
+
+def test_tables_that_are_listed_as_inputs_are_tables(prepared) -> None:
+    model = nets.residual()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    ready = prepared(model)
+
+    assert [value.name for value in ready.graph.input] == ["image"]
+    assert laid_out(ready).graph == laid_out(prepared(nets.residual())).graph
+
+
 def test_preparing_names_every_node(prepared) -> None:
     model = nets.residual()
     for node in model.graph.node:
