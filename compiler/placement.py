@@ -49,13 +49,13 @@ def place(graph: Graph, keep_float: Collection[str] = ()) -> Placement:
     usable = [n for n in graph.nodes if n.name not in keep_float and graph.computes_floats(n)]
     strained = _strained(graph)
     weighted = [n for n in usable if multiplies(graph, n) and (gives_floats(n) or n.output[0] not in strained)]
-    leading = _leading(graph, usable, weighted)
+    free, leading = {n.name for n in usable}, _leading(graph, usable, weighted)
     chosen, on_grid = {n.name for n in weighted}, {graph.data(n)[0] for n in weighted}
     _move_up(graph, usable, on_grid)
     bound: set[str] = set()
     for node in graph.nodes:
         follows = node.name in leading and all(v in on_grid for v in graph.data(node))
-        if (follows or (node in usable and _folds(graph, node, chosen))) and node.output[0] not in strained:
+        if (follows or (node.name in free and _folds(graph, node, chosen))) and node.output[0] not in strained:
             chosen.add(node.name)
         if node.name in chosen and not gives_floats(node):
             bound.update(node.output)
