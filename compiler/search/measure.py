@@ -46,7 +46,7 @@ class Measure:
             self._disk.replace(folder / _FILE, msgspec.json.encode(found))
             return {}
 
-        config = {"model": file_digest(model), **self._of(samples)}
+        config = {"model": file_digest(model), "here": subject.here, **self._of(samples)}
         path = self._work.cached("answers", 1, [], config, make) / _FILE
         return parse(path.read_bytes(), list[list[Answer]], str(path))
 
@@ -58,18 +58,21 @@ class Measure:
             pairs = zip(self._reference(subject, base, samples), map(run, self._tensors(samples)), strict=True)
             return {"damage": damage(self._interface, pairs)}
 
-        config = {"model": file_digest(model), "base": file_digest(base), **self._of(samples)}
+        digests = {"model": file_digest(model), "base": file_digest(base)}
+        config = {**digests, "here": subject.here, **self._of(samples)}
         return float(self._work.cached("damage", 1, [], config, make).facts["damage"])
 
     def times(self, subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
         """Milliseconds of models that are run in turn for about so long; None if they cannot be run here."""
+        if not subject.here:
+            return None
 
         def make(_folder: Path) -> Mapping[str, object]:
             return {"times_ms": measured(subject, models, seconds, least)}
 
         config = {"models": [file_digest(model) for model in models], "seconds": seconds, "least": least}
         found = self._work.cached("times", 1, [], config, make).facts["times_ms"]
-        return None if found is None else [[float(ms) for ms in series] for series in found]
+        return [[float(ms) for ms in series] for series in found]
 
     def _of(self, samples: Sequence[Sample]) -> dict[str, object]:
         view = self._interface
@@ -99,9 +102,8 @@ class Measure:
 
 
 def measured(subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
-    """Times models in turn, in as many rounds as fill the ``seconds``, ``least`` at least."""
-    probe = subject.time(models, _PROBE_ROUNDS)
-    if probe is None:
+    """Times models in turn, in as many rounds as fill the ``seconds``, ``least`` at least; None as above."""
+    if not subject.here:
         return None
-    round_ms = sum(float(np.median(series)) for series in probe)
+    round_ms = sum(float(np.median(series)) for series in subject.time(models, _PROBE_ROUNDS))
     return subject.time(models, max(least, min(_MOST_ROUNDS, int(seconds * 1e3 / round_ms))))

@@ -51,6 +51,10 @@ class Subject(Protocol):
     def pruned(self) -> float:
         """Share of the parameters that were taken out."""
 
+    @property
+    def here(self) -> bool:
+        """This machine has the kernels that the target has: what it times and answers is what the target does."""
+
     def build(self, keep_float: Collection[str], *, draft: bool = False) -> Path:
         """The model with all units quantized but those named.
 
@@ -61,8 +65,8 @@ class Subject(Protocol):
     def run(self, model: Path) -> Run:
         """Runs a model for its answers, with the arithmetic of its target."""
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]] | None:
-        """Milliseconds of each model in each round, taken in turn; None if this machine cannot run them."""
+    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
+        """Milliseconds of each model in each round, taken in turn. Asked only where ``here``."""
 
     def refused(self, model: Path) -> str | None:
         """Why the recipe's own limits refuse a model, or None."""
@@ -79,7 +83,6 @@ class OnnxSubject:
     Args:
         config: all that decides what ``lay_out`` writes besides the model and the nodes: the layout, the digest of the
             calibration set. Names the cached builds.
-        here: this machine has the kernels that the target has, so what it times and answers is what the target does.
         check: why the recipe's limits refuse a model.
     """
 
@@ -114,8 +117,8 @@ class OnnxSubject:
             return compare.on_onnxruntime(model)
         return compare.literally(onnx.load(model))
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]] | None:
-        return time_in_turn(models, rounds, self.clock) if self.here else None
+    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
+        return time_in_turn(models, rounds, self.clock)
 
     def refused(self, model: Path) -> str | None:
         return self.check(model)

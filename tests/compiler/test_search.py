@@ -87,8 +87,9 @@ class Simulated:
 
         return answer
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]] | None:
-        return [[self.once(model) for _ in range(rounds)] for model in models] if self.here else None
+    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
+        assert self.here
+        return [[self.once(model) for _ in range(rounds)] for model in models]
 
     def once(self, model: Path) -> float:
         kept = self.kept(model)
