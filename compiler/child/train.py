@@ -144,7 +144,9 @@ class Trainer:
                 dense = self._score(self._dense)
                 scores = [self._score(self._answering)]
             best, kept = _state(self._answering), 0
-            for epoch in self._epochs():
+            learned = [p for p in self._learning.parameters() if p.is_floating_point()]
+            self._learning.requires_grad_()
+            for epoch in self._epochs(learned):
                 with torch.no_grad():
                     scores.append(self._score(self._answering))
                 self._progress(f"fine-tuning, epoch {epoch}: {scores[-1]:.2f} held out, dense {dense:.2f}")
@@ -153,12 +155,12 @@ class Trainer:
             _restore(self._answering, best)
             return Trained(len(scores) - 1, kept, scores, dense)
         finally:
+            self._learning.requires_grad_(requires_grad=False)
             torch.set_num_threads(1)
 
-    def _epochs(self) -> Iterator[int]:
+    def _epochs(self, learned: Sequence[torch.nn.Parameter]) -> Iterator[int]:
         """Trains one epoch after the other, and yields after each."""
         how, clock = self._how, SystemClock()
-        learned = [p for p in self._learning.parameters() if p.requires_grad and p.is_floating_point()]
         optimizer = _optimizer(learned, how)
         per_epoch = max(1, len(self._train) // how.batch)
         began, spent = clock.monotonic(), 0.0

@@ -31,7 +31,7 @@ class Analysis:
     Attributes:
         held: the dimensions of each parameter and buffer that the graph reads.
         cuts: what split and slice took out; no piece may become empty.
-        unknown: operators that have no rule, and were frozen.
+        unknown: operators that have no rule, or none for their form, and were frozen.
     """
 
     def __init__(self, module: fx.GraphModule, rules: Mapping[str, Rule], keep: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ class Analysis:
         elif node.op == "output":
             self.freeze_all(node)
         elif node.op == "call_function":
-            self._values[node] = self._checked(node, self._apply(node))
+            self._values[node] = self._apply(node)
 
     def _hold(self, name: str) -> Dims:
         if name not in self.held:
@@ -72,11 +72,14 @@ class Analysis:
         rule = self._rules.get(name)
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = pointwise
-        if rule is None:
-            if any(d is not None for n in node.all_input_nodes for d in self.flat(n)):
-                self.unknown.add(name)
-            return self.freeze_all(node)
-        return rule(self, node, arguments(node))
+        try:
+            if rule is not None:
+                return self._checked(node, rule(self, node, arguments(node)))
+        except (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+            name = f"{name} ({node.name})"  # a form of the operator that the rule does not foresee
+        if any(d is not None for n in node.all_input_nodes for d in self.flat(n)):
+            self.unknown.add(name)
+        return self.freeze_all(node)
 
     def _checked(self, node: fx.Node, value: Value) -> Value:
         """Holds a rule to the shapes; a dimension of one cannot become less."""

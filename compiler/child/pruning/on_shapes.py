@@ -254,7 +254,8 @@ def _glu(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
 
 def _pixel_shuffle(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
     places, factor = net.dims(args["self"]), args["upscale_factor"] ** 2
-    (channel, _) = net.labels.split(places[-3], [shape(node)[-3], factor])
+    channel, inner = net.labels.split(places[-3], [shape(node)[-3], factor])
+    net.labels.freeze(inner)
     return [*places[:-3], channel, None, None]
 
 
@@ -277,7 +278,8 @@ def _im2col(net: Analysis, _node: fx.Node, args: dict[str, Any]) -> Dims:
 
 def _col2im(net: Analysis, node: fx.Node, args: dict[str, Any]) -> Dims:
     places, window = net.dims(args["self"]), math.prod(args["kernel_size"])
-    (channel, _) = net.labels.split(places[-2], [shape(node)[-3], window])
+    channel, inner = net.labels.split(places[-2], [shape(node)[-3], window])
+    net.labels.freeze(inner)
     return [*places[:-2], channel, None, None]
 
 

@@ -77,13 +77,11 @@ def _cut(module: torch.nn.Module, name: str, axes: dict[int, list[int]]) -> None
 
 
 def put(module: torch.nn.Module, name: str, value: torch.Tensor) -> None:
-    """Sets a parameter or buffer, and leaves it what it was: learned or not."""
+    """Sets a parameter or buffer, without gradient: with one, torch exports attention another way and may fail."""
     path, _, last = name.rpartition(".")
-    owner = module.get_submodule(path)
-    old = getattr(owner, last)
-    if isinstance(old, torch.nn.Parameter):
-        value = torch.nn.Parameter(value.contiguous(), requires_grad=old.requires_grad)
-    setattr(owner, last, value.contiguous() if not isinstance(value, torch.nn.Parameter) else value)
+    owner, value = module.get_submodule(path), value.contiguous()
+    learned = isinstance(getattr(owner, last), torch.nn.Parameter)
+    setattr(owner, last, torch.nn.Parameter(value, requires_grad=False) if learned else value)
 
 
 # --- what an operator's own numbers become -------------------------------------------------------------------------
