@@ -14,6 +14,7 @@ MEASUREMENTS = (
     "fleet",
     "ingraph",
     "search",
+    "tensorrt",
     "coverage",
     "accuracy",
     "speed",

@@ -59,7 +59,7 @@ def _why_not(graph: Graph, node: onnx.NodeProto, keep_float: Collection[str]) ->
     if graph.constant(node.input[0]) is not None:
         return "its input is a constant"
     if node.op_type in _CONVOLUTIONS:
-        return _thin_convolution(node, weights)
+        return _thin_convolution(node, weights) or _one_row(graph.shape(node.output[0]), channels=1)
     return _thin_matrix(graph, node, weights)
 
 
@@ -69,7 +69,7 @@ def _thin_convolution(node: onnx.NodeProto, weights: Array) -> str | None:
     if node.op_type == "ConvTranspose" and group > 1:
         return "grouped transposed convolutions have no int8 kernels to rely on"
     if group > 1 and into == 1 and out == group:
-        return None if group % 8 == 0 else f"{group} channels are not a multiple of 8"
+        return "a depthwise layer loses most in int8 and gains least"  # docs/decisions/0010
     if min(into, out // group if node.op_type == "Conv" else out) < _THIN:
         return f"{into} to {out // group} channels are fewer than {_THIN}"
     if into % 8 or out % 8:
@@ -84,10 +84,15 @@ def _thin_matrix(graph: Graph, node: onnx.NodeProto, weights: Array) -> str | No
         return "it scales or transposes its input"
     if min(weights.shape) < _THIN:
         return f"a matrix of {weights.shape[0]}x{weights.shape[1]} is too thin"
-    shape = graph.shape(node.input[0])
-    if shape is not None and None not in shape and int(np.prod(shape[:-1])) == 1:  # type: ignore[arg-type]
-        return "one row times a matrix is bound by memory"
-    return None
+    return _one_row(graph.shape(node.input[0]), channels=-1)
+
+
+def _one_row(shape: list[int | None] | None, channels: int) -> str | None:
+    """Whether a layer over values of ``shape`` is a vector times a matrix, as behind a global mean."""
+    if shape is None or None in shape:
+        return None
+    rows = [dim for axis, dim in enumerate(shape) if axis != channels % len(shape)]
+    return "one row times a matrix is bound by memory" if np.prod(rows) == 1 else None  # type: ignore[arg-type]
 
 
 def _scaled(gemm: onnx.NodeProto) -> bool:

@@ -244,8 +244,7 @@ def test_a_concat_that_nobody_reads_quantized_binds_nobody():
         (3, 32, {}, "3 to 32 channels are fewer than 16"),
         (32, 8, {}, "fewer than 16"),
         (20, 32, {}, "not multiples of 8"),
-        (32, 32, {"group": 32}, None),
-        (36, 36, {"group": 36}, "36 channels are not a multiple of 8"),
+        (32, 32, {"group": 32}, "a depthwise layer"),
         (64, 64, {"group": 8}, "8 to 8 channels are fewer than 16"),
         (64, 64, {"group": 2}, None),
     ],
@@ -279,6 +278,21 @@ def test_a_matrix_too_thin_for_int8_stays_as_it_is(rows, into, out, words):
 
     assert (words is None) == (not left)
     assert words is None or words in left["y"]
+
+
+def test_a_convolution_over_one_pixel_is_one_row_too():
+    """Squeeze and excite: what stands behind a global mean."""
+    net = Net([1, 32, 8, 8])
+    squeezed = net.conv(net.op("GlobalAveragePool", "image"), 32, 32)
+    model = net.model(net.op("Mul", "image", net.op("Sigmoid", squeezed), name="y"))
+
+    left = layout_of_32(model).left
+
+    assert left == {squeezed: "one row times a matrix is bound by memory"}
+
+
+def layout_of_32(model):
+    return placement.decide(model, quantize.ranges(model, nets.frames(2, (1, 32, 8, 8)), 1, said))
 
 
 def test_what_has_no_constant_weights_is_no_layer():
