@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,7 +21,7 @@ from compiler.host import open_host
 from compiler.job import Job
 from compiler.pipeline import Compilation
 from compiler.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
-from compiler.tensorrt import preflight
+from compiler.tensorrt import api, preflight
 from skerry import signing
 from skerry.clock import SystemClock
 from skerry.disk import Disk
@@ -133,7 +133,8 @@ def main(arguments: Sequence[str]) -> int:
     source = recipe.load(options.model, overrides)
     targets = {name: target.load(name, facts) for name in options.target or [target.NATIVE]}
     for name, wanted in targets.items():
-        preflight.check_target(name, wanted)
+        builds = any(plan.backend == "tensorrt-rtx" for plan in wanted.variant)
+        preflight.check_target(name, wanted, tensorrt=api.require("tensorrt-rtx") if builds else None)
     out = options.out or Path(f"{source.recipe.name}-{source.recipe.version}.skb")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
@@ -155,21 +156,24 @@ def main(arguments: Sequence[str]) -> int:
         repair=options.repair,
         force=options.force,
     )
-    budget.remember(work, Path.cwd(), arguments, disk)
     with console.status("starting") as status, open_host(source, status.update) as host:
-        tell, clock = _Tell(console, status), SystemClock()
+        tell, clock = _Tell(console, status, lambda: budget.remember(work, Path.cwd(), arguments, disk)), SystemClock()
         evidence = Compilation(job, Work(work, disk, clock, tell), host, disk, tell, clock).run()
     _print(console, evidence, out)
     return 0
 
 
 class _Tell:
-    """Progress on the terminal."""
+    """Progress on the terminal. ``remember`` is called when the first pass begins: then there is what to resume."""
 
-    def __init__(self, console: Console, status: Status) -> None:
-        self._console, self._status = console, status
+    def __init__(self, console: Console, status: Status, remember: Callable[[], None]) -> None:
+        self._console, self._status, self._remember = console, status, remember
+        self._begun = False
 
     def began(self, name: str) -> None:
+        if not self._begun:
+            self._begun = True
+            self._remember()
         self._status.update(name)
 
     def ended(self, name: str, seconds: float | None) -> None:

@@ -292,7 +292,7 @@ def test_a_convolution_over_one_pixel_is_one_row_too():
 
 
 def layout_of_32(model):
-    return placement.decide(model, quantize.ranges(model, nets.frames(2, (1, 32, 8, 8)), 1, said))
+    return placement.decide(model, calibrate.ranges(model, nets.frames(2, (1, 32, 8, 8)), calibrate.DEFAULT, 1, said))
 
 
 def test_what_has_no_constant_weights_is_no_layer():
