@@ -194,7 +194,7 @@ class Search:
             rung=number,
             keep=keep,
             drop=found.drop.points,
-            planned=found.planned(len(self.data.report)) if isinstance(self.data, Dataset) else found.drop.points,
+            planned=found.planned(len(self.data.report if isinstance(self.data, Dataset) else self.data)),
             time=ratio,
             ms=None if times is None else median_at_most(times[0]),
             cost=_work_left(subject, keep) if ratio is None else ratio.median,
