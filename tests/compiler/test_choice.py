@@ -129,6 +129,13 @@ def test_a_gain_is_the_median_and_its_error_shrinks_with_the_rounds() -> None:
     assert many.error < few.error / 2
 
 
+def test_a_machine_that_is_busy_for_a_while_makes_the_error_larger() -> None:
+    calm = list(np.random.default_rng(3).lognormal(0, 0.02, 40))
+    busy = [*calm[:10], *(3 * v for v in calm[10:20]), *calm[20:]]
+
+    assert gain(busy, [1.0] * 40).error > 20 * gain(calm, [1.0] * 40).error
+
+
 def test_gains_that_are_noise_are_drawn_to_what_is_expected() -> None:
     random, macs = np.random.default_rng(2), [100] * 20
     noise = [Gain(0.05 + e, 0.04) for e in random.normal(0, 0.04, 20)]
