@@ -49,7 +49,7 @@ def deaf(net: nn.Module, record: PruningRecord) -> nn.Module:
 TOGETHER = [
     ("c2f", "csp", "concat-of-3"),
     ("shuffle", "grouped", "squeeze", "focus"),
-    ("attention", "rotary"),
+    ("attention", "rotary", "blocked-attention"),
     ("fused-attention", "window-attention", "gated-group-norm", "weight-standardized"),
 ]
 ALONE = [pytest.param((name,), marks=pytest.mark.slow) for name in BLOCKS]
@@ -99,7 +99,7 @@ def test_random_nets_keep_the_law_and_run(names, ratio, width, seed):
 
 @pytest.mark.slow
 def test_onnx_runtime_answers_as_the_pruned_net():
-    pruned, _ = prune(build("c2f", "shuffle", "window-attention", "rotary"), picture(), 0.4)
+    pruned, _ = prune(build("shuffle", "window-attention", "rotary", "blocked-attention"), picture(), 0.4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter about itself
         program = torch.onnx.export(pruned, (picture(),), dynamo=True, opset_version=20, verbose=False)

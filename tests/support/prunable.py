@@ -190,6 +190,16 @@ class WindowAttention(Attention):
         return x + mixed.permute(0, 5, 1, 3, 2, 4).reshape(batch, width, rows, columns)
 
 
+class BlockedAttention(Attention):
+    """In blocks, by torch's own operator on five dimensions (NesT, Twins)."""
+
+    def attend(self, x):
+        batch, count, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, 2, count // 2, 3, self.heads, self.head).permute(3, 0, 4, 1, 2, 5)
+        mixed = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        return self.scale * self.out(mixed.permute(0, 2, 3, 1, 4).reshape(batch, count, -1))
+
+
 class Rotary(Attention):
     """Neighbouring channels turned together by position, in interleaved pairs."""
 
@@ -217,6 +227,7 @@ NORMALIZED = {
     "attention": Attention,
     "fused-attention": FusedAttention,
     "window-attention": WindowAttention,
+    "blocked-attention": BlockedAttention,
     "rotary": Rotary,
 }
 BLOCKS = {**CONVOLUTIONAL, **NORMALIZED}
