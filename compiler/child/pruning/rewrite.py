@@ -13,7 +13,7 @@ from torch import fx
 from .analysis import Analysis, Dims
 from .graph import arguments, attribute, is_tensor, operator, set_argument, shape
 from .labels import Dim
-from .on_shapes import span
+from .on_pieces import span
 
 Kept = dict[
     str, dict[int, list[int]]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from . import on_rest, on_shapes, on_weights
+from . import on_pieces, on_rest, on_views, on_weights
 from .analysis import Analysis
 
-RULES = {**on_weights.RULES, **on_shapes.RULES, **on_rest.RULES}
+RULES = {**on_weights.RULES, **on_pieces.RULES, **on_views.RULES, **on_rest.RULES}
 
 
 def analyse(module: fx.GraphModule, keep: Sequence[str] = ()) -> Analysis:
