@@ -7,7 +7,7 @@ code may compute its shapes however it likes. A pruned net = builder + weights +
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,28 +112,28 @@ class Pruner:
 
     def carry_out(self, choice: Choice) -> tuple[fx.GraphModule, PruningRecord]:
         """The pruned net and its record. Uses this pruner up."""
-        kept = choice.removal.kept()
-        choices: list[list[int]] = []
-        numbers: dict[tuple[int, ...], int] = {}
-        axes: dict[str, list[int | None]] = {}
-        for name, by_axis in kept.items():
-            axes[name] = [None] * len(self._net.held[name])
-            for axis, stays in by_axis.items():
-                number = numbers.setdefault(tuple(stays), len(choices))
-                if number == len(choices):
-                    choices.append(stays)
-                axes[name][axis] = number
+        choices, kept = _numbered(choice.removal.kept(), {n: len(dims) for n, dims in self._net.held.items()})
         record = PruningRecord(
             ratio=choice.ratio,
             round_to=choice.round_to,
             before=self._before,
             after=choice.after,
             choices=choices,
-            kept=axes,
+            kept=kept,
             frozen=self.frozen,
         )
         choice.removal.carry_out()
         return self._module, record
+
+
+def _numbered(kept: Kept, ranks: Mapping[str, int]) -> tuple[list[list[int]], dict[str, list[int | None]]]:
+    """Each list of indices once, and by name and axis the number of its list."""
+    numbers: dict[tuple[int, ...], int] = {}
+    axes: dict[str, list[int | None]] = {name: [None] * ranks[name] for name in kept}
+    for name, by_axis in kept.items():
+        for axis, stays in by_axis.items():
+            axes[name][axis] = numbers.setdefault(tuple(stays), len(numbers))
+    return [list(stays) for stays in numbers], axes
 
 
 @dataclass(frozen=True)
