@@ -244,7 +244,7 @@ def main(arguments: list[str]) -> int:
     elif chosen.command == "answer":
         answer(request["models"], inputs, out)
     else:
-        found = times(request["models"], np.ascontiguousarray(inputs[:1]), request["seconds"])
+        found = times(request["models"], np.array(inputs[:1]), request["seconds"])
         out.write_text(json.dumps({"times_ms": found, "onnxruntime": ort.__version__}))
     return 0
 
