@@ -80,7 +80,7 @@ def tensors(interface: Interface, files: Sequence[Path], out: Path) -> Path:
 
 def peer(command: str, request: Mapping[str, Any]) -> None:
     """Runs a command of benchmarks/peers.py in its own environment, on one thread."""
-    file = FOLDER / f"{command}.json"
+    file = FOLDER / f"{Path(request['out']).stem}-{command}.json"
     file.write_text(json.dumps(request))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run(
