@@ -33,6 +33,7 @@ from compiler.plan import Plan
 from compiler.recipe import MIN_CALIBRATION_FRAMES
 from compiler.repair import Layout
 from compiler.report import render_html
+from compiler.target import VariantPlan
 from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision
 from skerry.clock import Clock
@@ -76,7 +77,8 @@ class Compilation:
         self._hold(compare.compare_preprocessing(reference, self._limits))
         exported = self._passes.export(loaded)
         self._compare_export(exported, reference)
-        variants = Variants(self._passes, interface, exported, self.clock)
+        check = lambda plan, path: self._hop(plan, path, reference, here=True).failed  # noqa: E731
+        variants = Variants(self._passes, interface, exported, self.clock, check)
         found = variants.run()
         for why in variants.refusals:
             self._refuse(BudgetError, why)
@@ -163,12 +165,12 @@ class Compilation:
         return variant
 
     def _compare_quantized(self, variant: Variant, variants: Variants, reference: Reference) -> Variant | None:
-        hop = self._hop(variant, reference)
+        hop = self._hop(variant.plan, variant.path, reference, here=variant.here)
         if hop.failed and (self.job.repair or variant.repaired) and variant.plan.backend == "onnxrt":
             fixed = variants.timed(self._mended(variant, variants.calibrated, reference, hop))
             if fixed is None:
                 return None
-            variant, hop = fixed, self._hop(fixed, reference)
+            variant, hop = fixed, self._hop(fixed.plan, fixed.path, reference, here=fixed.here)
         if hop.failed:
             original, quantized = onnx.load(variants.exported / MODEL), onnx.load(variant.path)
             layer = compare.diverging_from_fp32(quantized, original, reference.input(0), self._limits.min_sqnr_db)
@@ -176,10 +178,10 @@ class Compilation:
         self._hold(hop)
         return variant
 
-    def _hop(self, variant: Variant, reference: Reference) -> Hop:
-        """A variant against the reference: run as a device does, or literally where this machine cannot."""
-        run = compare.on_onnxruntime(variant.path) if variant.here else compare.literally(onnx.load(variant.path))
-        name, limits = f"ONNX → {variant.plan.id}", self._limits
+    def _hop(self, plan: VariantPlan, model: Path, reference: Reference, *, here: bool) -> Hop:
+        """A variant's file against the reference: run as a device does, or literally where this machine cannot."""
+        run = compare.on_onnxruntime(model) if here else compare.literally(onnx.load(model))
+        name, limits = f"ONNX → {plan.id}", self._limits
         return compare.compare_model(name, reference, run, limits, limits.min_sqnr_db, self.host.reference)
 
     def _mended(self, variant: Variant, calibrated: Candidate, reference: Reference, failed: Hop) -> Variant:

@@ -7,7 +7,7 @@ drop in accuracy is what samples show that nothing before has read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,7 @@ class Variants:
     """Decides and builds the variants of one compilation.
 
     Attributes:
+        check: why the recipe's limits refuse a file of a variant that runs here, or None.
         left_out: why, by variant that does not ship.
         refusals: why the compilation must not pass as good.
     """
@@ -74,6 +75,7 @@ class Variants:
     interface: Interface
     exported: Candidate
     clock: Clock
+    check: Callable[[VariantPlan, Path], str | None]
     left_out: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
@@ -142,8 +144,8 @@ class Variants:
         job = self.passes.job
         if job.labelled is None:
             return None
-        calibration = {sample.digest for sample in job.samples.calibration}
-        return dataset.split(dataset.read(job.labelled, self.interface), calibration)
+        taken = {sample.digest for sample in [*job.samples.calibration, *job.samples.report]}
+        return dataset.split(dataset.read(job.labelled, self.interface), taken)
 
     @property
     def labelled_digest(self) -> str:
@@ -167,6 +169,7 @@ class Variants:
             work=self.passes.work,
             clock=self.clock,
             here=here,
+            check=lambda path: self.check(plan, path),
         )
 
     def _searched(self, plan: VariantPlan, requires: Requires) -> Variant | None:
