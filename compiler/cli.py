@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from rich.console import Console
 from rich.status import Status
@@ -105,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where finished passes are kept, to resume from (default: ~/.cache/skerry)",
     )
+    p.add_argument(
+        "--keep-slower",
+        action="store_true",
+        help="ship what is not faster than fp32 here, for devices of another kind (each times what it gets)",
+    )
     p.add_argument("--repair", action="store_true", help="mend what is out of tolerance, if it can be")
     p.add_argument(
         "--force", action="store_true", help="package what was refused; the evidence says so, no limit is loosened"
@@ -140,6 +146,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name the bundle's file with -o")
+    assumed = ["not faster here is no reason to leave out (--keep-slower)"] if options.keep_slower else []
+    source = msgspec.structs.replace(source, assumed=[*source.assumed, *assumed])
     for text in source.assumed:
         _line(console, f"assumed: {text}", "yellow")
     job = Job(
@@ -153,6 +161,7 @@ def main(arguments: Sequence[str]) -> int:
         budget=limits,
         labelled=options.eval,
         replay=plan.read(options.plan) if options.plan else None,
+        keep_slower=options.keep_slower,
         repair=options.repair,
         force=options.force,
     )

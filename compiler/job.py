@@ -26,6 +26,7 @@ class Job:
     Attributes:
         labelled: the folder of ``--eval``: samples that accuracy is counted on.
         replay: the plan whose decisions are built again; then nothing is searched.
+        keep_slower: variants that are not faster than fp32 on this machine ship all the same: the devices are others.
         repair: what is out of tolerance is mended, if it can be.
         force: goes on after a refusal and puts it into the evidence; no limit is ever loosened.
     """
@@ -40,6 +41,7 @@ class Job:
     budget: Budget = NO_LIMITS
     labelled: Path | None = None
     replay: Plan | None = None
+    keep_slower: bool = False
     repair: bool = False
     force: bool = False
 

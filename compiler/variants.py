@@ -108,12 +108,14 @@ class Variants:
         return self._held(made) if made is not None else None
 
     def timed(self, variant: Variant) -> Variant | None:
-        """The variant with its time against fp32; None if it is not faster, which is said."""
+        """The variant with its time against fp32; None if it is not faster than the fp32 beside it, which is said."""
         if not variant.here or variant.plan.precision == "fp32":
             return variant
-        time = self._time(variant.plan, variant.path)
-        if time.faster or self.passes.job.force or self.passes.job.replay is not None:
-            return replace(variant, time=time)
+        job, time = self.passes.job, self._time(variant.plan, variant.path)
+        timed = replace(variant, time=time)
+        beside = any(plan.precision == "fp32" for plan, _ in job.plans)
+        if time.faster or not beside or job.keep_slower or job.replay is not None:
+            return timed
         self._leave_out(variant.plan, f"it takes {time.median:.2f} of fp32's time ({time.at_most:.2f} at most)")
         return None
 

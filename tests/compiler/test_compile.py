@@ -41,7 +41,19 @@ class Bench:
 
     def compile(self, out: Path, *more: str, watched: bool = False) -> Said:
         command = self.shell.watched if watched else self.shell.skerry
-        words = [self.root, "--calib", self.photos, "--target", "x86-64", "--work", self.work, "-o", out, *more]
+        words = [
+            self.root,
+            "--calib",
+            self.photos,
+            "--target",
+            "x86-64",
+            "--keep-slower",
+            "--work",
+            self.work,
+            "-o",
+            out,
+            *more,
+        ]
         return command("compile", *words)
 
     def bend(self, before: str, after: str) -> None:

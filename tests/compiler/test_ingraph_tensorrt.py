@@ -59,7 +59,8 @@ def built(model):
 )
 def test_preprocessing_and_labels(spec):
     described, net = drawn.means(spec, (24, 40))
-    size, why = built(surround(net, described, Surroundings(InGraph(frame=SIZE, answers=True))))
+    around = Surroundings(InGraph(frame=SIZE, answers=True), suppression=Suppression(fixed=True))
+    size, why = built(surround(net, described, around))
     assert size, why
 
 
@@ -78,6 +79,6 @@ def test_decoding_and_suppression_by_fixed_shapes(units, box_format, activation)
 
 def test_the_operator_has_no_kernel_there_which_is_why_there_is_another_form():
     described, net = drawn.spelled(200, 3, Detection(boxes="boxes", scores="scores"))
-    size, why = built(surround(net, described, Surroundings(InGraph(frame=SIZE, answers=True))))
+    size, why = built(surround(net, described, Surroundings(InGraph(answers=True))))
     assert size is None
     assert "nonmaxsuppression" in " ".join(why)
