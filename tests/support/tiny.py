@@ -6,6 +6,7 @@ Needs numpy, onnx and skerry alone, so that the agent's tests run wherever the a
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +191,7 @@ class Tiny:
 
     def pack(self, folder: Path) -> tuple[Path, str]:
         """Writes the bundle as a ``.skb`` file in ``folder``. Returns its path and the release id."""
-        root = folder / f"{self.name}-{self.version}-{id(self)}"
+        root = Path(tempfile.mkdtemp(prefix=f"{self.name}-{self.version}-", dir=folder))
         release = self.write(root)
         out = folder / f"{root.name}.skb"
         pack(root, out, Disk())
