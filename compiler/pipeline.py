@@ -225,14 +225,14 @@ class Compilation:
         )["times_ms"]
         fp32 = next((v.plan.id for v in found if v.plan.precision == "fp32"), None)
         sizes = {v.plan.id: v.path.stat().st_size for v in found}
-        bounds = {v.plan.id: v.time.at_most for v in found if v.time is not None}
+        against = {v.plan.id: v.time for v in found if v.time is not None}  # what decided; else from these rounds
         return [
             Timing(
                 model=name,
                 median_ms=statistics.median(times[name]) if name in times else None,
                 times_torch=_ratio(times, name, "torch"),
-                times_fp32=_ratio(times, name, fp32),
-                times_fp32_at_most=bounds.get(name),
+                times_fp32=against[name].median if name in against else _ratio(times, name, fp32),
+                times_fp32_at_most=against[name].at_most if name in against else None,
                 bytes=sizes.get(name, 0),
             )
             for name in [self.host.reference, *(v.plan.id for v in found)]
@@ -276,7 +276,7 @@ class Compilation:
             accuracy=variants.accuracy,
             search=variants.points,
             left_out=variants.left_out,
-            layers={v.plan.id: self._layers(v, variants, reference) for v in found},
+            layers={v.plan.id: made for v in found if (made := self._layers(v, variants, reference))},
             repairs=self.repairs,
             precisions={v.plan.id: v.plan.precision for v in found},
             max_latency_ms=self.job.budget.max_latency_ms,
