@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from compiler import contest
 from compiler.contest import Asked, Compared, Timed
 from compiler.labelled import Labelled
-from compiler.paired import Interval, difference_interval, median_interval
+from compiler.paired import difference_interval
+from compiler.statistics import Interval, median_interval
 from compiler.unpacked import Opened
 from skerry.errors import BackendError
 from skerry.execution.parity import Noise, agree

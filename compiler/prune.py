@@ -7,7 +7,6 @@ are then timed in turns on one thread, and a rung that is not shown to be faster
 from __future__ import annotations
 
 import hashlib
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ import msgspec
 
 from compiler.candidate import Candidate, Work
 from compiler.host import Host
+from compiler.statistics import median_at_most
 from skerry.disk import Disk
 from skerry.manifest import Interface
 
 LADDER = (0.125, 0.25, 0.375, 0.5)
 ROUND_TO = 8  # what AVX2 and NEON kernels take at once; 16 for tensor cores
 FASTER = 0.97  # of the dense net's time: what timing cannot tell from nothing is no gain
-_CONFIDENCE_Z = 1.645  # one-sided 95 %
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -174,16 +173,6 @@ def _training(how: FineTune | None) -> dict[str, Any] | None:
 def _measured(ratio: float, model: Candidate, times: Sequence[float], dense: Sequence[float]) -> Rung:
     ratios = [a / b for a, b in zip(times, dense, strict=True)]
     return Rung(ratio, model, statistics.median(ratios), median_at_most(ratios))
-
-
-def median_at_most(values: Sequence[float]) -> float:
-    """Upper end of the one-sided 95 % interval of the median, from order statistics: no shape is assumed.
-
-    >>> median_at_most([1.0, 1.0, 5.0]), median_at_most([1.0] * 99 + [9.0])
-    (5.0, 1.0)
-    """
-    rank = math.ceil(len(values) / 2 + _CONFIDENCE_Z * math.sqrt(len(values)) / 2)
-    return sorted(values)[min(rank, len(values) - 1)]
 
 
 def pick(rungs: Sequence[Rung], wanted: float = 1.0) -> Rung | None:

@@ -12,7 +12,7 @@ from shell import repository
 
 from compiler.candidate import Candidate, Work, file_digest
 from compiler.host import Host
-from compiler.prune import FineTune, Labelled, Ladder, Pruning, Rung, median_at_most, pick
+from compiler.prune import FineTune, Labelled, Ladder, Pruning, Rung, pick
 from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.manifest import FORMAT, Classification, Interface, Preprocess, Tensor
@@ -59,13 +59,6 @@ def test_the_least_pruned_rung_that_is_fast_enough_is_taken() -> None:
 
 def test_a_rung_that_is_not_shown_to_be_faster_is_never_returned() -> None:
     assert pick([rung(0.1, 1.02, 1.05), rung(0.2, 0.99, 1.01), rung(0.3, 0.95, 0.98)]) is None
-
-
-def test_the_medians_upper_end_needs_many_pairs_to_come_close() -> None:
-    assert median_at_most([1.0, 1.0, 5.0]) == 5.0
-    assert median_at_most([1.0] * 99 + [9.0]) == 1.0
-    few, many = ([0.9 + 0.1 * (i % 10) / 10 for i in range(count)] for count in (6, 600))
-    assert median_at_most(few) >= median_at_most(many)
 
 
 def pictures(folder: Path, count: int, first: int) -> list[Labelled]:

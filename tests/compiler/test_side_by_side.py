@@ -17,7 +17,7 @@ from shell import Shell
 from compiler import labelled, side_by_side
 from compiler.comparison import Comparison, Side
 from compiler.contest import Compared, Value
-from compiler.paired import Interval
+from compiler.statistics import Interval
 from skerry.errors import CalibrationError, DigestMismatch, KeyNotTrusted, UsageError
 from skerry.main import main
 from skerry.manifest import Requires

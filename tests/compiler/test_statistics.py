@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from compiler.statistics import (
+    Interval,
     _score_bound,
     bootstrap_drop,
     judge_bootstrap,
     judge_drop,
     median_at_most,
+    median_interval,
     paired_drop,
     planned_drop,
     time_ratio,
@@ -220,3 +222,33 @@ def test_the_bound_of_a_median_time_lies_a_little_above_it() -> None:
     times = list(np.random.default_rng(4).lognormal(1.0, 0.1, 200))
 
     assert np.median(times) <= median_at_most(times) < 1.1 * np.median(times)
+
+
+def test_a_medians_upper_end_needs_many_values_to_come_close() -> None:
+    assert median_at_most([1.0, 1.0, 5.0]) == 5.0
+    assert median_at_most([1.0] * 99 + [9.0]) == 1.0
+    few, many = ([0.9 + 0.1 * (i % 10) / 10 for i in range(count)] for count in (6, 600))
+    assert median_at_most(few) >= median_at_most(many)
+
+
+def test_the_ends_of_a_medians_interval_are_the_order_statistics_of_the_tables() -> None:
+    """David and Nagaraja's table for 95 %: n = 10 takes the 2nd and the 9th, n = 20 the 6th and the 15th."""
+    assert median_interval([float(k) for k in range(1, 11)]) == Interval(2.0, 5.5, 9.0)
+    assert median_interval([float(k) for k in range(1, 21)]) == Interval(6.0, 10.5, 15.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_few_values_give_their_extremes(count: int) -> None:
+    found = median_interval([float(k) for k in range(count)])
+
+    assert (found.low, found.high) == (0.0, count - 1)
+
+
+@pytest.mark.parametrize("count", [25, 40, 200])
+def test_a_medians_interval_holds_the_true_one_as_often_as_it_says(count: int) -> None:
+    random = np.random.default_rng(1)
+    found = [median_interval(list(random.normal(1.0, 0.2, count))) for _ in range(1000)]
+
+    held = np.mean([f.low <= 1.0 <= f.high for f in found])
+
+    assert 0.94 <= held <= 0.985  # conservative: the steps are discrete
