@@ -14,7 +14,7 @@ import onnx
 
 from benchmarks.preprocess import interface
 from benchmarks.results import Row, tell
-from compiler import half, quantize, samples
+from compiler import quantize, samples
 from compiler.host import Host
 from compiler.onnxfile import Probe
 from compiler.samples import Sample
@@ -50,7 +50,7 @@ def tensors(found: Sequence[Sample]) -> list[np.ndarray]:
 
 def judged(name: str, made: onnx.ModelProto, model: onnx.ModelProto, frames: Sequence[np.ndarray]) -> list[Row]:
     """Noise and answers against fp32."""
-    fp32, literal = (Probe(m, ["logits"], threads=1, literal=True) for m in (model, half.literal(made)))
+    fp32, literal = (Probe(m, ["logits"], threads=1, literal=True) for m in (model, made))
     noise, same = Noise(), 0
     for frame in frames:
         ((_, wanted),), ((_, found),) = fp32(frame), literal(frame)

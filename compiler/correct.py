@@ -79,10 +79,10 @@ def affordable(model: onnx.ModelProto, count: int) -> int:
     """How many of ``count`` frames can be held between two layers of ``model`` at once. A photo in a small net: all."""
     graph = Graph(model)
     last = {value: number for number, node in enumerate(graph.nodes) for value in reads(node)}
-    live = {value: 4 * math.prod(graph.shape(value)) for value in graph.inputs}
+    live = {value: 4 * math.prod(graph.sizes(value)) for value in graph.inputs}
     peak = sum(live.values())
     for number, node in enumerate(graph.nodes):
-        live.update((value, 4 * math.prod(graph.shape(value))) for value in node.output)
+        live.update((value, 4 * math.prod(graph.sizes(value))) for value in node.output)
         peak = max(peak, sum(live.values()))
         live = {value: size for value, size in live.items() if last.get(value, -1) > number}
     return min(count, max(_LEAST_FRAMES, _ROOM // max(peak, 1)))

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compiler.graph import Graph, attribute, reads
+from compiler.graph import Graph, attribute, without_unused
 from compiler.placement import multiplies
 
 WEIGHT_STEPS = 64  # 7 bits: right on CPUs whose dot product saturates, too
@@ -33,12 +33,10 @@ def write(model: onnx.ModelProto, graph: Graph, keep_float: Collection[str]) -> 
             read.add(node.input[0])
             nodes.append(_measured(node.input[0]))
         nodes += _product(node, _table(node, graph, tables))
-    used = {value for node in nodes for value in reads(node)} | {value.name for value in model.graph.output}
-    kept = [t for t in [*model.graph.initializer, *tables.values()] if t.name in used]
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
-    model.graph.ClearField("initializer")
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(tables.values())
+    without_unused(model)
 
 
 def _parts(value: str) -> list[str]:

@@ -8,14 +8,14 @@ What would not survive stays fp32, see compiler/islands.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.graphview import Graph, captured, name_of, without_unused
-from compiler.islands import FIXED, LINKS, Island, Range, analyse, is_float
+from compiler.graph import ONNX, Graph, captured, name_of, subgraphs, without_unused
+from compiler.islands import FIXED, LINKS, Island, Range, analyse
 
 # Inputs that are fp32 in any case: the scales of a Resize (ONNX operator specification).
 _FLOAT_INPUTS = {"Resize": {2}, "Upsample": {1}}
@@ -64,7 +64,7 @@ class _Typing:
         return without_unused(made)
 
     def _stays(self, node: onnx.NodeProto) -> bool:
-        return node.op_type in FIXED or node.domain not in ("", "ai.onnx") or any(True for _ in captured(node))
+        return node.op_type in FIXED or node.domain not in ONNX or any(subgraphs(node))
 
     def _links_follow(self) -> None:
         """A Q/DQ pair is of the type of those that read it, so that no cast stands between it and its layer."""
@@ -83,11 +83,11 @@ class _Typing:
         made.CopyFrom(node)
         keep = _FLOAT_INPUTS.get(node.op_type, set())
         for index, value in enumerate(node.input):
-            if value and is_float(self._graph, value):
+            if value and self._graph.is_float(value):
                 made.input[index] = self._as(value, TensorProto.FLOAT if index in keep else kind)
         self._nodes.append(made)
         for index, value in enumerate(node.output):
-            if value and is_float(self._graph, value):
+            if value and self._graph.is_float(value):
                 renamed = kind == TensorProto.FLOAT16 and value in self._float_names
                 made.output[index] = self._typed[value, kind] = f"{value}_fp16" if renamed else value
                 if renamed:
@@ -111,40 +111,3 @@ class _Typing:
         other = TensorProto.FLOAT if kind == TensorProto.FLOAT16 else TensorProto.FLOAT16
         self._nodes.append(helper.make_node("Cast", [self._typed[value, other]], [target], f"{target}_cast", to=kind))
         self._typed[value, kind] = target
-
-
-# --- running it without a GPU -----------------------------------------------------------------------------------------
-
-
-def literal(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph in fp32 that rounds every fp16 value of ``model`` where it stands: fp16 storage, fp32 sums.
-
-    ONNX Runtime has no fp16 kernels on most CPUs: it computes a run of fp16 nodes in fp32 without rounding in between,
-    so that an overflow would not be seen.
-    """
-    types = Graph(model).types
-    halves = {name for name, kind in types.items() if kind == TensorProto.FLOAT16}
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    del made.graph.node[:], made.graph.value_info[:]
-    for tensor in made.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-    made.graph.node.extend(part for node in model.graph.node for part in _rounded(node, halves))
-    return made
-
-
-def _rounded(node: onnx.NodeProto, halves: Collection[str]) -> Iterable[onnx.NodeProto]:
-    made = onnx.NodeProto()
-    made.CopyFrom(node)
-    rounding = []
-    for index, value in enumerate(node.output):
-        if value in halves:
-            exact, stored = f"{value}_exact", f"{value}_stored"
-            made.output[index] = exact
-            rounding.append(helper.make_node("Cast", [exact], [stored], to=TensorProto.FLOAT16))
-            rounding.append(helper.make_node("Cast", [stored], [value], to=TensorProto.FLOAT))
-    for item in made.attribute:
-        if node.op_type == "Cast" and item.name == "to" and item.i == TensorProto.FLOAT16:
-            item.i = TensorProto.FLOAT
-    return [made, *rounding]

@@ -12,9 +12,8 @@ from collections.abc import Collection, Mapping
 import msgspec
 import numpy as np
 import onnx
-from onnx import TensorProto
 
-from compiler.graphview import Array, Graph, captured, name_of
+from compiler.graph import ONNX, Array, Graph, name_of, subgraphs
 
 LARGEST = 65504.0
 RESERVE = 4.0
@@ -49,7 +48,7 @@ def analyse(model: onnx.ModelProto, ranges: Mapping[str, Range], *, keep_float: 
     graph = Graph(model)
     found = []
     for node in graph.nodes:
-        if node.op_type in FIXED | LINKS or not any(is_float(graph, v) for v in [*node.input, *node.output]):
+        if node.op_type in FIXED | LINKS or not any(graph.is_float(v) for v in [*node.input, *node.output]):
             continue
         why = "asked for" if name_of(node) in keep_float else _danger(graph, node, ranges)
         if why:
@@ -57,20 +56,15 @@ def analyse(model: onnx.ModelProto, ranges: Mapping[str, Range], *, keep_float: 
     return found
 
 
-def is_float(graph: Graph, value: str) -> bool:
-    """Whether a value is fp32, which is what may become fp16."""
-    return graph.types.get(value) == TensorProto.FLOAT
-
-
 def _danger(graph: Graph, node: onnx.NodeProto, ranges: Mapping[str, Range]) -> str | None:
     """Why ``node`` may leave what fp16 holds, or None if it stays inside."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ONNX:
         return f"nothing is known of {node.domain}.{node.op_type}"
-    if any(True for _ in captured(node)):
+    if any(subgraphs(node)):
         return "its subgraphs are not looked into"
     if node.op_type in _ALWAYS:
         return _ALWAYS[node.op_type]
-    values = [v for v in [*node.input, *node.output] if is_float(graph, v)]
+    values = [v for v in [*node.input, *node.output] if graph.is_float(v)]
     constants = {v: c for v in values if (c := graph.constant(v)) is not None}
     return (
         next((why for name, constant in constants.items() if (why := _unfit(name, constant))), None)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compiler.graphview import Graph, attribute, name_of, needed, opset_of
+from compiler.graph import Graph, attribute, name_of, needed, opset_of
 
 _OPSET = 17  # the first with LayerNormalization
 

@@ -82,12 +82,12 @@ def multiplies(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type not in ("Conv", "Gemm", "MatMul") or graph.weight(node) != node.input[1]:
         return False
     bias = node.input[2] if len(node.input) > 2 else ""
-    if bias and (bias not in graph.tensors or len(graph.shape(bias)) != 1):
+    if bias and (bias not in graph.tensors or len(graph.sizes(bias)) != 1):
         return False
     if node.op_type == "Conv":
         return True
     plain = attribute(node, "alpha", 1.0) == 1.0 == attribute(node, "beta", 1.0) and not attribute(node, "transA", 0)
-    return plain and len(graph.shape(node.input[1])) == 2  # a stack of matrices has no axis that all kernels take
+    return plain and len(graph.sizes(node.input[1])) == 2  # a stack of matrices has no axis that all kernels take
 
 
 def _strained(graph: Graph) -> set[str]:
@@ -118,8 +118,8 @@ def _folds(graph: Graph, node: onnx.NodeProto, chosen: Collection[str]) -> bool:
     if node.op_type not in ("Relu", "Clip") or (node.op_type == "Clip" and graph.number(node, 1, -1.0) > 0):
         return False
     value = node.input[0]
-    maker = graph.maker.get(value)
-    alone = len(graph.users[value]) == 1 and value not in graph.outputs
+    maker = graph.producer.get(value)
+    alone = len(graph.consumers[value]) == 1 and value not in graph.outputs
     return alone and maker is not None and maker.name in chosen and maker.op_type in ("Conv", "Add", "Mul", "Concat")
 
 

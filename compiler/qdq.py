@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compiler.graph import Graph, attribute, reads
+from compiler.graph import Graph, attribute, without_unused
 from compiler.placement import Placement
 
 Range = tuple[float, float]
@@ -200,10 +200,7 @@ def _replace(model: onnx.ModelProto, pairs: Mapping[str, list[onnx.NodeProto]], 
             if value in pairs and value in pairs[value][1].output:
                 node.output[index] = _before(value)
         nodes += [node, *behind]
-    used = {value for node in nodes for value in reads(node)} | {value.name for value in model.graph.output}
-    tensors = [*model.graph.initializer, *writer.tensors.values()]
-    kept = [tensor for tensor in tensors if tensor.name in used]
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
-    model.graph.ClearField("initializer")
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(writer.tensors.values())
+    without_unused(model)

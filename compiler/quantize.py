@@ -20,7 +20,7 @@ import onnx
 import onnxruntime as ort
 
 from compiler import dynamic
-from compiler.graph import Graph
+from compiler.graph import Graph, opset_of
 from compiler.placement import place
 from compiler.qdq import Kind, Range, write
 from skerry.disk import Disk
@@ -72,8 +72,7 @@ def laid_out(
     names = {node.name for node in model.graph.node}
     if len(names - {""}) < len(model.graph.node):
         raise CompileError("every node of the graph must have a name of its own; `prepare` it first")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < MIN_OPSET:
+    if (opset := opset_of(model)) < MIN_OPSET:
         raise CompileError(
             f"opset {opset} has no grid per channel; expected {MIN_OPSET} or later: convert the model first"
         )

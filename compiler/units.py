@@ -107,7 +107,7 @@ def _kind(graph: Graph, node: onnx.NodeProto) -> str:
     if node.op_type not in ("Conv", "ConvTranspose"):
         return "linear"
     group = attribute(node, "group", 1)
-    return "depthwise" if group > 1 and group == graph.shape(node.input[0])[1] else "conv"
+    return "depthwise" if group > 1 and group == graph.sizes(node.input[0])[1] else "conv"
 
 
 def _adopt(graph: Graph, early: list[int], units: list[_Growing]) -> list[_Growing]:
@@ -116,7 +116,7 @@ def _adopt(graph: Graph, early: list[int], units: list[_Growing]) -> list[_Growi
     alone = _Growing("other", 0, -1)
     for number in reversed(early):
         node = graph.nodes[number]
-        below = [owner[id(user)] for v in node.output for user in graph.users[v] if id(user) in owner]
+        below = [owner[id(user)] for v in node.output for user in graph.consumers[v] if id(user) in owner]
         unit = min(below, key=lambda u: (u.depth, u.first), default=alone)
         owner[id(node)] = unit
         if node.op_type in QUANTIZABLE:

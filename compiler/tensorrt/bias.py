@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from compiler.graphview import Graph, needed, without_unused
+from compiler.graph import Graph, needed, without_unused
 from compiler.onnxfile import Probe
 
 _CHANNEL = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1}

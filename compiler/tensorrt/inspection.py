@@ -15,7 +15,7 @@ import msgspec
 import onnx
 
 from compiler.evidence import Layer
-from compiler.graphview import name_of
+from compiler.graph import name_of
 from compiler.tensorrt import layout
 from skerry.errors import CompileError
 

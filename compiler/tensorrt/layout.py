@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import TensorProto
 
-from compiler.graphview import Graph, name_of
+from compiler.graph import Graph, name_of
 from compiler.half import to_half
 from compiler.islands import Range
 from compiler.tensorrt import pairs

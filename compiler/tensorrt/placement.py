@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler.graphview import Array, Graph, attribute, name_of
+from compiler.graph import Array, Graph, attribute, name_of
 from compiler.islands import Range
 from compiler.tensorrt.grids import shared_grids
 from skerry.errors import CompileError

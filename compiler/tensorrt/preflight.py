@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from compiler.graphview import Graph, name_of
+from compiler.graph import Graph, name_of
 from compiler.target import OLDEST, Gpu, System, Target, VariantPlan
 from skerry.errors import CompileError, UsageError
 from skerry.manifest import Requires, numbers

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typed_nets import Net
 
 from compiler import calibrate, half, islands, layernorm
-from compiler.graphview import Graph
+from compiler.graph import Graph
 from compiler.onnxfile import Probe
 from skerry.execution.parity import Noise
 
@@ -27,7 +27,7 @@ def ranges_of(model):
 
 def run(model, frame=None):
     """The first output, every node as it stands, fp16 rounded where it is stored."""
-    probe = Probe(half.literal(model), [model.graph.output[0].name], threads=1, literal=True)
+    probe = Probe(model, [model.graph.output[0].name], threads=1, literal=True)
     ((_, value),) = probe(nets.frames(1)[0] if frame is None else frame)
     return value
 

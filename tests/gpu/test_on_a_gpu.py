@@ -17,7 +17,6 @@ import pytest
 import rtx
 import typed_nets as nets
 
-from compiler import half
 from compiler.onnxfile import Probe
 from compiler.target import Build
 from compiler.tensorrt import api, builder, inspection, lower, preflight, run
@@ -85,7 +84,7 @@ def test_a_variant_runs_and_is_what_was_asked_for(trt, net, precision, tmp_path)
     print(f"{net} {precision}: {[(x.name, x.requested, x.real) for x in found.layers]}, {found.reformats} reformats")
     found.check()
     names = [output.name for output in model.graph.output]
-    exact, literal = (Probe(m, names, threads=1, literal=True) for m in (model, half.literal(made)))
+    exact, literal = (Probe(m, names, threads=1, literal=True) for m in (model, made))
     to_fp32, to_literal = Noise(), Noise()
     with run.Engine(trt, engine) as loaded:
         for frame in nets.frames(4):

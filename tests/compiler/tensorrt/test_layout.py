@@ -9,8 +9,8 @@ import typed_nets as nets
 from onnx import TensorProto
 from typed_nets import Net
 
-from compiler import calibrate, half
-from compiler.graphview import Graph, attribute
+from compiler import calibrate
+from compiler.graph import Graph, attribute
 from compiler.onnxfile import Probe, weights_of
 from compiler.tensorrt import bias, layout, pairs, placement
 from skerry.errors import CompileError
@@ -34,7 +34,7 @@ def laid_out(model, **options):
 def error_db(model, original, frames=4):
     """The worst output, every node as it stands."""
     names = [output.name for output in original.graph.output]
-    runs = [Probe(m, names, threads=1, literal=True) for m in (original, half.literal(model))]
+    runs = [Probe(m, names, threads=1, literal=True) for m in (original, model)]
     noise = {name: Noise() for name in names}
     for frame in nets.frames(frames):
         for (name, wanted), (_, found) in zip(*(run(frame) for run in runs), strict=True):
@@ -141,7 +141,7 @@ def test_a_dead_channel_still_has_a_grid():
 
 
 def error_db_of_zero(model):
-    ((_, value),) = Probe(half.literal(model), ["y"], threads=1, literal=True)(np.ones((1, 16, 8, 8), np.float32))
+    ((_, value),) = Probe(model, ["y"], threads=1, literal=True)(np.ones((1, 16, 8, 8), np.float32))
     return value
 
 

@@ -12,7 +12,7 @@ import pytest
 import rtx
 import typed_nets as nets
 
-from compiler import calibrate, half, quantize, target
+from compiler import calibrate, quantize, target
 from compiler.host import Host
 from compiler.onnxfile import Probe
 from compiler.tensorrt import api, layout, lower, placement
@@ -48,7 +48,7 @@ def source_of(name, **more):
 def error_db(made, original, frames):
     """The worst output against fp32, every node as it stands."""
     names = [output.name for output in original.graph.output]
-    runs = [Probe(m, names, threads=1, literal=True) for m in (original, half.literal(made))]
+    runs = [Probe(m, names, threads=1, literal=True) for m in (original, made)]
     noise = {name: Noise() for name in names}
     for frame in frames:
         for (name, wanted), (_, found) in zip(*(run(frame) for run in runs), strict=True):
