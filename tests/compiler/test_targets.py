@@ -92,11 +92,13 @@ def test_what_a_variant_asks_of_a_device():
     assert found["fp32"].arch == []
     assert not found["fp32"].accelerators
     (wanted,) = found["orin-int8"].accelerators
-    assert (wanted.sm, wanted.system, wanted.l4t) == ("8.7", "jp6.2", ["36.4.3", "36.4.4", "36.5"])
+    assert (wanted.sm, wanted.system, wanted.l4t) == ("8.7", "jp6.2", ["36.4.3", "36.4.4", "36.4.7", "36.5"])
     orin = DeviceFacts(
         arch="aarch64", cpu=[], backends=["tensorrt"], sm="8.7", l4t="36.4.3", versions={"tensorrt": "10.3.0.30"}
     )
     assert why_not("tensorrt", found["orin-int8"], orin) is None
+    kept_up_to_date = msgspec.structs.replace(orin, l4t="36.4.7")  # apt upgrade takes JetPack 6.2.1 there
+    assert why_not("tensorrt", found["orin-int8"], kept_up_to_date) is None
     assert "needs SM 8.7" in why_not("tensorrt", found["orin-int8"], msgspec.structs.replace(orin, sm="8.6"))
 
 
