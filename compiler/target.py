@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
@@ -15,6 +16,13 @@ from skerry.manifest import Accelerator, DeviceFacts, Requires, VariantId, numbe
 _FOLDER = Path(__file__).parent / "targets"
 NATIVE = "native"
 OLDEST = "10.3"  # TensorRT; older ones do not take a strongly typed graph of opset 20
+# Boards whose last system has too old a TensorRT (OE4T/meta-tegra, tensorrt-core of its L4T 32 and 35 branches).
+_TOO_OLD = {
+    "xavier": "JetPack 5.1, with TensorRT 8.5",
+    "jetson-nano": "JetPack 4.6, with TensorRT 8.2",
+    "tx2": "JetPack 4.6, with TensorRT 8.2",
+    "tx1": "JetPack 4.6, with TensorRT 8.2",
+}
 T = TypeVar("T")
 
 
@@ -147,18 +155,31 @@ def load(name: str, facts: DeviceFacts) -> Target:
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not path.is_file():
         raise UsageError(
-            f"unknown target {name!r}; there are: {', '.join([NATIVE, *names()])}, or a .toml file of yours"
+            f"unknown target {name!r}; {_hint(name, [NATIVE, *names()])}there are: {', '.join([NATIVE, *names()])}, "
+            "or a .toml file of yours"
         )
     target = convert(read_toml(path), Target, str(path))
     return _on(target, name, system) if system else _on_all(target)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """What whoever wrote ``name`` probably means; of ``known``, the ones with all its words, else the nearest."""
+    words = name.lower().split("-")
+    for board, last in _TOO_OLD.items():
+        if set(board.split("-")) <= set(words) and "orin" not in words:
+            return f"its last system is {last}, and TensorRT {OLDEST} is the oldest; arm64 is for its CPU; "
+    close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
+    near = [k for k in known if all(word in k for word in words)] or [k for k in known if k in words] or close
+    return f"did you mean {' or '.join(near)}? " if near and name else ""
 
 
 def _on(target: Target, name: str, system: str) -> Target:
     chosen = [s for s in target.system if s.name == system]
     if not chosen:
         known = ", ".join(f"{name}@{s.name}" for s in target.system)
+        hint = _hint(system, [s.name for s in target.system])
         raise UsageError(
-            f"target {name} knows no {system!r}; {f'there are: {known}' if known else 'it has no versions'}"
+            f"target {name} knows no {system!r}; {hint}{f'there are: {known}' if known else 'it has no versions'}"
         )
     return msgspec.structs.replace(target, system=chosen)
 

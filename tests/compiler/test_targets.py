@@ -69,7 +69,7 @@ def test_one_system_by_name():
 
 @pytest.mark.parametrize("name", ["jetson-orin-nano@jp9.9", "jetson-thor@jp6.2", "x86-64@jp6.2"])
 def test_an_unknown_system_is_refused_with_the_list(name):
-    with pytest.raises(UsageError, match=r"knows no 'jp\d\.\d'; (there are: .*@jp7\.0|there are: .*@jp6\.2|it has no)"):
+    with pytest.raises(UsageError, match=r"knows no 'jp\d\.\d'; .*(there are: .*@jp7\.0|@jp6\.2|it has no)"):
         target.load(name, FACTS)
 
 
@@ -156,8 +156,27 @@ def test_the_command_tells_one_in_full_with_every_source(name, capsys):
 
 
 def test_the_command_refuses_what_it_does_not_know():
-    with pytest.raises(UsageError, match=r"unknown target 'jetson-nano'; there are: native, .*jetson-agx-orin"):
-        targets_cli.main(["jetson-nano"])
+    with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, .*jetson-agx-orin"):
+        targets_cli.main(["toaster"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("jetson-orin", "did you mean jetson-agx-orin or jetson-orin-nano or jetson-orin-nx?"),
+        ("Jetson-Orin-Nano", "did you mean jetson-orin-nano?"),
+        ("rtx-sm90", "did you mean rtx-sm"),
+        ("x86", "did you mean x86-64 or x86-64-vnni?"),
+        ("jetson-orin-nano@jp6.2.1", "did you mean jp6.2"),
+        ("jetson-xavier-nx", "JetPack 5.1, with TensorRT 8.5, and TensorRT 10.3 is the oldest; arm64 is for its CPU"),
+        ("jetson-nano", "JetPack 4.6, with TensorRT 8.2"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(wrong, hint):
+    with pytest.raises(UsageError) as refused:
+        target.load(wrong, FACTS)
+
+    assert hint in str(refused.value)
 
 
 def test_the_command_loads_no_torch_and_nothing_that_runs_models():
