@@ -79,10 +79,10 @@ class Compilation:
         self._compare_export(exported, reference)
         check = lambda plan, path: self._hop(plan, path, reference, here=True).failed  # noqa: E731
         variants = Variants(self._passes, interface, exported, self.clock, check)
-        found = variants.run()
-        for why in variants.refusals:
+        made = variants.run()
+        found = [kept for v in made if (kept := self._compare_variant(v, variants, reference)) is not None]
+        for why in variants.refusals.values():
             self._refuse(BudgetError, why)
-        found = [kept for v in found if (kept := self._compare_variant(v, variants, reference)) is not None]
         self._check_bytes(found)
         return self._package(variants, found, reference, self._measure(found))
 
@@ -170,7 +170,8 @@ class Compilation:
             fixed = variants.timed(self._mended(variant, variants.calibrated, reference, hop))
             if fixed is None:
                 return None
-            variant, hop = fixed, self._hop(fixed.plan, fixed.path, reference, here=fixed.here)
+            variant = variants.held(fixed)  # anew: what was counted before is another file's
+            hop = self._hop(variant.plan, variant.path, reference, here=variant.here)
         if hop.failed:
             original, quantized = onnx.load(variants.exported / MODEL), onnx.load(variant.path)
             layer = compare.diverging_from_fp32(quantized, original, reference.input(0), self._limits.min_sqnr_db)
@@ -194,13 +195,12 @@ class Compilation:
             layout = Layout(onnx.load(calibrated / MODEL), frozenset(variant.keep_float), passes.ranges(calibrated))
             found = mend_onnx(variant.plan.id, onnx.load(variant.path), layout, bench, self.tell.detail)
             self.disk.replace(folder / MODEL, bench.build(found.layout).SerializeToString(deterministic=True))
-            return {"keep": sorted(found.layout.keep_float), "repair": msgspec.to_builtins(found.repair)}
+            return {"repair": msgspec.to_builtins(found.repair)}
 
         config = {"layout": passes.layout(variant.plan, reference.interface, variant.keep_float), "failed": failed}
-        made = self.work.cached(f"repair-{variant.plan.id}", 1, [variant.model, calibrated], config, make)
+        made = self.work.cached(f"repair-{variant.plan.id}", 2, [variant.model, calibrated], config, make)
         self.repairs.append(msgspec.convert(made.facts["repair"], Repair))
-        kept, before = tuple(made.facts["keep"]), variant.keep_float
-        return replace(variant, model=made, keep_float=kept, repaired=True, kept_before=before)
+        return replace(variant, model=made, repaired=True)
 
     def _drawn(self, variant: Variant, interface: Interface) -> Path:
         """The file that ships: the variant, with what the recipe wants around it."""
@@ -273,7 +273,7 @@ class Compilation:
             passes={v.plan.id: list(v.model.history) for v in found},
             tools=tools,
             machine=[self.job.facts.arch, *self.job.facts.cpu],
-            accuracy=variants.accuracy,
+            accuracy=list(variants.accuracy.values()),
             search=variants.points,
             left_out=variants.left_out,
             layers={v.plan.id: made for v in found if (made := self._layers(v, variants, reference))},

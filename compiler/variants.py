@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from compiler import accuracy, dataset
+from compiler import dataset
 from compiler.budget import refused_latencies
 from compiler.candidate import Candidate, file_digest
 from compiler.dataset import Dataset
@@ -41,9 +41,8 @@ class Variant:
 
     Attributes:
         here: this machine can run it.
-        keep_float: nodes that are not quantized.
+        keep_float: nodes that are not quantized, but for what mending adds to them.
         repaired: it was mended; in a replay, it is to be.
-        kept_before: what was not quantized before that.
         time: against fp32; None where this machine cannot run it.
     """
 
@@ -53,7 +52,6 @@ class Variant:
     here: bool
     keep_float: tuple[str, ...] = ()
     repaired: bool = False
-    kept_before: tuple[str, ...] = ()
     time: Ratio | None = None
 
     @property
@@ -68,7 +66,8 @@ class Variants:
     Attributes:
         check: why the recipe's limits refuse a file of a variant that runs here, or None.
         left_out: why, by variant that does not ship.
-        refusals: why the compilation must not pass as good.
+        accuracy: by variant, as it was counted last.
+        refusals: why the compilation must not pass as good, by variant.
     """
 
     passes: Passes
@@ -78,8 +77,8 @@ class Variants:
     check: Callable[[VariantPlan, Path], str | None]
     left_out: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    accuracy: list[Accuracy] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> list[Variant]:
         """What ships, in the order of the targets. Raises `UsageError` for a latency that nothing can show here."""
@@ -105,7 +104,7 @@ class Variants:
         keep = self._kept_like(plan, before)
         model = self.passes.variant(plan, self.calibrated, self.interface, keep)
         made = self.timed(Variant(plan, requires, model, here, keep))
-        return self._held(made) if made is not None else None
+        return None if made is None else self.held(made)
 
     def timed(self, variant: Variant) -> Variant | None:
         """The variant with its time against fp32; None if it is not faster than the fp32 beside it, which is said."""
@@ -121,6 +120,8 @@ class Variants:
 
     def _leave_out(self, plan: VariantPlan, why: str) -> None:
         self.left_out[plan.id] = why
+        self.accuracy.pop(plan.id, None)  # if it was counted, then of what was mended since
+        self.refusals.pop(plan.id, None)
         self.passes.tell.said(f"{plan.id}: quantizing does not pay here: {why}; ships fp32")
 
     def _replayed(self, plan: VariantPlan, requires: Requires, *, here: bool) -> Variant | None:
@@ -131,7 +132,7 @@ class Variants:
             return None
         keep = tuple(decision.keep_float)
         model = self.passes.variant(plan, self.calibrated, self.interface, keep)
-        return Variant(plan, requires, model, here, keep, repaired=decision.repaired, kept_before=keep)
+        return self.held(Variant(plan, requires, model, here, keep, repaired=decision.repaired))
 
     # --- searching ------------------------------------------------------------------------------------------------
 
@@ -196,8 +197,8 @@ class Variants:
         for words in found.words:
             self.passes.tell.said(words)
         self.points += found.points
-        self.accuracy += [found.accuracy] if found.accuracy else []
-        self.refusals += [found.refusal] if found.refusal else []
+        self.accuracy |= {plan.id: found.accuracy} if found.accuracy else {}
+        self.refusals |= {plan.id: found.refusal} if found.refusal else {}
         if not found.ships:
             self.left_out[plan.id] = found.words[0]
 
@@ -215,28 +216,19 @@ class Variants:
         assert times is not None  # noqa: S101 - it was asked for a variant that runs here
         return time_ratio(*times)
 
-    def _held(self, variant: Variant) -> Variant:
-        """Counts its accuracy, if there are samples to count on, and holds it to the budget."""
+    def held(self, variant: Variant) -> Variant:
+        """Counts its accuracy as it is now, if there are samples to count on, and holds it to the budget."""
         if self._data is None:
             return variant
-        plan, budget = variant.plan, self.passes.job.budget
-        subject = self._subject(plan, here=variant.here)
-        where = [s.sample for s in self._data.report]
-        self.passes.tell.detail(f"{plan.id}: {len(where):,} samples that nothing before has read")
-        reference = self._measure.answers(subject, self.exported / MODEL, where)
-        said = self._measure.answers(subject, variant.path, where)
-        compared = accuracy.compare(self.interface, self._data.report, reference, said)
-        found = outcome.accuracy(plan.id, compared, budget)
-        self.accuracy.append(found)
-        self.passes.tell.said(words := outcome.accuracy_words(found, budget.aim))
-        if budget.max_drop is not None and found.drop_at_most > budget.max_drop:
-            self.refusals.append(words)
+        plan, subject = variant.plan, self._subject(variant.plan, here=variant.here)
+        self.passes.tell.detail(f"{plan.id}: {len(self._data.report):,} samples that nothing before has read")
+        compared = self._measure.compare(subject, subject, variant.path, self._data.report)
+        found = outcome.held(plan.id, compared, self.passes.job.budget)
+        self.passes.tell.said(found.words)
+        self.accuracy[plan.id] = found.accuracy
+        self.refusals.pop(plan.id, None)
+        self.refusals |= {plan.id: found.refusal} if found.refusal else {}
         return variant
-
-
-def before_repair(variant: Variant) -> tuple[str, ...]:
-    """What a replay starts from."""
-    return variant.kept_before if variant.repaired else variant.keep_float
 
 
 def decision(variant: Variant, calibrator: str) -> Decision:
@@ -248,7 +240,7 @@ def decision(variant: Variant, calibrator: str) -> Decision:
         precision=variant.plan.precision,
         layout=variant.plan.layout,
         calibration=calibrator if quantized else None,
-        keep_float=list(before_repair(variant)),
+        keep_float=list(variant.keep_float),
         repaired=variant.repaired,
         digest=file_digest(variant.path),
     )

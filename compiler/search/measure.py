@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.accuracy import answers
+from compiler.accuracy import Comparison, answers, compare
 from compiler.candidate import Work, file_digest
+from compiler.dataset import Labelled
 from compiler.samples import Sample
 from compiler.search.sensitivity import damage
 from compiler.search.subject import Subject
@@ -49,6 +50,12 @@ class Measure:
         config = {"model": file_digest(model), "here": subject.here, **self._of(samples)}
         path = self._work.cached("answers", 1, [], config, make) / _FILE
         return parse(path.read_bytes(), list[list[Answer]], str(path))
+
+    def compare(self, against: Subject, subject: Subject, model: Path, samples: Sequence[Labelled]) -> Comparison:
+        """A model beside what ``against`` is in fp32, on labelled samples."""
+        where = [s.sample for s in samples]
+        reference = self.answers(against, against.float_model, where)
+        return compare(self._interface, samples, reference, self.answers(subject, model, where))
 
     def damage(self, subject: Subject, model: Path, base: Path, samples: Sequence[Sample]) -> float:
         """What quantizing did to a model's outputs, beside those of ``base``."""

@@ -65,9 +65,24 @@ def points(variant: str, rungs: Sequence[Subject], trials: Iterable[Trial], chos
     )
 
 
-def accuracy(variant: str, found: Comparison, budget: Budget) -> Accuracy:
-    """A comparison on the report samples as evidence. A limit that nobody asked for is no budget."""
-    return Accuracy(
+@dataclass(frozen=True)
+class Held:
+    """What a variant's answers on samples that nothing before has read come to.
+
+    Attributes:
+        words: a sentence with the interval and the verdict.
+        refusal: that sentence, if a limit that was asked for is not shown to hold.
+    """
+
+    accuracy: Accuracy
+    words: str
+    refusal: str | None
+
+
+def held(variant: str, found: Comparison, budget: Budget) -> Held:
+    """Holds a comparison on the report samples to the budget. A limit that nobody asked for refuses nothing."""
+    verdict = found.judge(budget.aim)
+    accuracy = Accuracy(
         variant=variant,
         metric=found.metric,
         samples=found.drop.samples,
@@ -76,12 +91,13 @@ def accuracy(variant: str, found: Comparison, budget: Budget) -> Accuracy:
         drop=found.drop.points,
         drop_at_most=found.drop.at_most,
         budget=budget.max_drop,
-        needs_more=found.judge(budget.aim).needs_more,
+        needs_more=verdict.needs_more,
     )
+    words = _accuracy_words(accuracy, budget.aim)
+    return Held(accuracy, words, None if verdict.holds or budget.max_drop is None else words)
 
 
-def accuracy_words(found: Accuracy, limit: float) -> str:
-    """A sentence about accuracy, with its interval."""
+def _accuracy_words(found: Accuracy, limit: float) -> str:
     said = (
         f"{found.variant}: {found.metric} {found.value:.2f} % where fp32 has {found.reference:.2f} %, on "
         f"{found.samples:,} samples that the search never saw: a drop of {found.drop:.2f} points, "

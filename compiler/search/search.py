@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.accuracy import Comparison, compare
+from compiler.accuracy import Comparison
 from compiler.annotations import Box
 from compiler.budget import Budget
 from compiler.candidate import Work
@@ -88,11 +88,6 @@ class Search:
         self._try_all(repairs(list(self.trials), self._aim, damages), "repaired candidate")
         return self._confirm(choose(list(self.trials), self._aim))
 
-    def plain(self) -> Outcome:
-        """No search: everything quantized, held to the same rules. For whoever asked for no budget."""
-        self._try_all([(0, frozenset())], "candidate")
-        return self._confirm(choose(list(self.trials), self._aim))
-
     # --- what the search may see ----------------------------------------------------------------------------------
 
     @cached_property
@@ -120,10 +115,7 @@ class Search:
         return [_as_truth(sample, said, self.interface) for sample, said in zip(self.data, found, strict=True)]
 
     def _compare(self, subject: Subject, model: Path, samples: Sequence[Labelled]) -> Comparison:
-        """A model beside fp32, on labelled samples."""
-        where = [s.sample for s in samples]
-        reference = self._measure.answers(self.rungs[0], self._whole, where)
-        return compare(self.interface, samples, reference, self._measure.answers(subject, model, where))
+        return self._measure.compare(self.rungs[0], subject, model, samples)
 
     # --- which unit minds -----------------------------------------------------------------------------------------
 
@@ -245,14 +237,10 @@ class Search:
         assert shipped.model is not None  # noqa: S101 - what ships was built
         self.say(f"{self.variant}: {len(self.data.report):,} samples that the search never saw")
         found = self._compare(self.rungs[shipped.rung], shipped.model, self.data.report)
-        accuracy = outcome.accuracy(self.variant, found, self.budget)
-        said = outcome.accuracy_words(accuracy, self.budget.aim)
-        if found.judge(self.budget.aim).holds:
-            return replace(shipped, accuracy=accuracy, words=(*shipped.words, said))
-        if accuracy.needs_more is None:
-            return replace(self._float(said), accuracy=accuracy)
-        refusal = said if self.budget.max_drop is not None else None  # whoever set no limit is told, not refused
-        return replace(shipped, accuracy=accuracy, words=(*shipped.words, said), refusal=refusal)
+        held = outcome.held(self.variant, found, self.budget)
+        if held.accuracy.drop_at_most > self.budget.aim and held.accuracy.needs_more is None:
+            return replace(self._float(held.words), accuracy=held.accuracy)
+        return replace(shipped, accuracy=held.accuracy, words=(*shipped.words, held.words), refusal=held.refusal)
 
     def _float(self, why: str) -> Outcome:
         """fp32 alone; refused if it is too slow for the budget itself."""

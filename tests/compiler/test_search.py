@@ -267,18 +267,6 @@ def test_a_pruned_model_stands_beside_the_whole_one(bench: Bench) -> None:
     assert {point.pruned for point in found.points} == {0.0, 0.3}
 
 
-def test_without_a_search_everything_is_quantized_or_nothing(bench: Bench) -> None:
-    fast, slow = bench.subject(PLAIN), bench.subject([Unit("only", 1.0, 1.1, 0.001)])
-
-    found, not_found = bench.search(fast).plain(), bench.search(slow).plain()
-
-    assert found.ships
-    assert found.keep_float == ()
-    assert len(found.points) == 1
-    assert not not_found.ships
-    assert "quantizing does not pay here" in not_found.words[0]
-
-
 # Budgets
 
 

@@ -51,6 +51,12 @@ THIN = (
     .replace("nn.Linear(64", "nn.Linear(4")
     .replace("        return", "        for _ in range(24):\n            x = torch.sin(x) + 1.0\n        return")
 )
+# One channel three thousand times as large as the others, and undone behind: INT8 sees nothing but that one.
+LOUD = NET.replace(
+    "            for out in range(width[-1]):\n                self.head",
+    "            self.layers[1].weight[3].mul_(3e3)\n            self.layers[2].weight[:, 3].div_(3e3)\n"
+    "            for out in range(width[-1]):\n                self.head",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     folder = tmp_path_factory.mktemp("desk")
-    for name, code in (("wide", NET), ("thin", THIN)):
+    for name, code in (("wide", NET), ("thin", THIN), ("loud", LOUD)):
         (folder / name).mkdir()
         (folder / name / "net.py").write_text(code)
         (folder / name / "labels.txt").write_text("red\ngreen\nblue\n")
@@ -155,6 +161,24 @@ def test_what_does_not_pay_is_left_out_and_said(desk: Desk) -> None:
     assert [variant.id for variant in desk.manifest("thin.skb").variants] == ["fp32"]
     assert "int8-rr: quantizing does not pay here" in said.out
     assert "of fp32's time" in desk.evidence("thin.skb")["left_out"]["int8-rr"]
+
+
+def test_what_is_mended_is_counted_anew_and_held_anew(desk: Desk) -> None:
+    command = COMPILE.format("loud", "loud").replace("--target x86-64", "--target arm64") + " --eval eval --max-drop 20"
+    broken = desk.types(f"{command} --force -o broken.skb")
+
+    said = desk.types(f"{command} --repair -o mended.skb")
+
+    assert broken.code == 0, broken.err
+    assert any("points" in why for why in desk.evidence("broken.skb")["forced"])
+    assert said.code == 0, said.err
+    (accuracy,) = desk.evidence("mended.skb")["accuracy"]
+    assert accuracy["variant"] == "int8-dotprod"
+    assert accuracy["drop_at_most"] <= 20
+    assert [repair["variant"] for repair in desk.evidence("mended.skb")["repairs"]] == ["int8-dotprod"]
+    again = desk.types(f"{command} --plan mended.skb -o mends.skb")
+    assert again.code == 0, again.err
+    assert desk.evidence("mends.skb")["accuracy"] == [accuracy]
 
 
 def test_a_latency_for_another_machine_is_refused(desk: Desk) -> None:
