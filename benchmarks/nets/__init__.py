@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.results import OUT
 
 _HERE = Path(__file__).parent
-_CODE = {"resnet": ["resnet.py"], "vit": ["vit.py"], "mobilenetv2": ["mobilenetv2.py"]}
+_CODE = {"resnet": ["resnet.py"], "resnet18": ["resnet.py"], "vit": ["vit.py"], "mobilenetv2": ["mobilenetv2.py"]}
 
 
 def folder(name: str) -> Path:

@@ -43,11 +43,20 @@ def fashion() -> nn.Module:
     return ResNet(stem, [16, 32, 64], 2, 10)
 
 
+def _resnet18(classes: int) -> ResNet:
+    stem = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    return ResNet(stem, [64, 128, 256, 512], 2, classes)
+
+
+def clothing() -> nn.Module:
+    """The well-known size for ten classes of clothing."""
+    return _resnet18(10)
+
+
 def resnet18() -> nn.Module:
     """The well-known size, at random: for timing. Its norms have seen random pictures, so that values stay in range."""
     torch.manual_seed(0)
-    stem = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-    net = ResNet(stem, [64, 128, 256, 512], 2, 1000)
+    net = _resnet18(1000)
     sizes = (4, 8, 16, 32, 64, 128)
     pictures = sum(functional.interpolate(torch.randn(8, 3, n, n), (224, 224), mode="bilinear") for n in sizes)
     for norm in net.modules():
