@@ -149,7 +149,7 @@ def main(names: Sequence[str]) -> bool:
     from benchmarks.results import Row, tell  # noqa: PLC0415
 
     python, outcomes = str(venvs.python("timm")), []
-    for entry in architectures():
+    for entry in sorted(architectures(), key=lambda a: a.parameters):
         if names and entry.name not in names:
             continue
         outcome = kept(entry.name) or prune_one(entry.name, [int(n) for n in entry.input.split("x")], python)
