@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -123,14 +124,18 @@ def _exported_error(pruned: Any, picture: Any) -> float:
     import onnxruntime  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
+    from compiler.child.export import to_onnx  # noqa: PLC0415
+
     with torch.no_grad():
         wanted = pruned(picture)
-    program = torch.onnx.export(pruned, (picture,), dynamo=True, opset_version=20, verbose=False)
+    program = to_onnx(pruned, picture.shape, "image", ["scores"], None)
     del pruned
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
-    (found,) = session.run(None, {session.get_inputs()[0].name: picture.numpy()})
+    with tempfile.TemporaryDirectory() as folder:
+        program.save(f"{folder}/net.onnx")  # as a file it may hold more than protobuf's two gigabytes
+        session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options)
+        (found,) = session.run(None, {"image": picture.numpy()})
     return float(abs(found - wanted.numpy()).max() / abs(wanted.numpy()).max())
 
 

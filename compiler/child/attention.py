@@ -15,6 +15,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
+_ATTENTION = (
+    torch.nn.functional.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention.default,  # what a module holds that was exported before
+)
+
+
 class PlainAttention(TorchFunctionMode):
     """Within this context, attention is computed by `attend`."""
 
@@ -25,7 +31,7 @@ class PlainAttention(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.nn.functional.scaled_dot_product_attention:
+        if func in _ATTENTION:
             return attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -6,7 +6,6 @@ A job's exception is told apart by whose code raised it: `UserError` for what th
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from skerry.execution.onnxrt import BATCH, OnnxrtBackend
+from skerry.execution.onnxrt import OnnxrtBackend
 from skerry.manifest import Interface
 
 from . import batches, program, serving
-from .attention import PlainAttention
+from .export import OPSET, export_reason, to_onnx
 from .prune_files import pruned_into, restored, train_in
 from .reference import reference_job
 from .serving import one_line
@@ -28,8 +27,6 @@ from .timing import take_turns
 from .train import Training
 from .usercode import UserError, raised_at
 from .userload import build_model
-
-OPSET = 20  # the newest that ONNX Runtime 1.23 (Python 3.10's last) and TensorRT 10.3 both read
 
 
 class Worker:
@@ -160,28 +157,7 @@ class Worker:
         self, shape: list[int], input_name: str, outputs: list[str], batch: list[int] | None
     ) -> torch.onnx.ONNXProgram:
         if self._exported is None:
-            # Torch takes a size of one for a constant, so what is to vary is shown as two.
-            example = torch.zeros([min(2, batch[1]), *shape[1:]] if batch else shape)
-            varies = ({0: torch.export.Dim(BATCH, min=batch[0], max=batch[1])},) if batch else None
-            with warnings.catch_warnings(), PlainAttention():
-                warnings.simplefilter("ignore")
-                try:
-                    exported = torch.onnx.export(
-                        self._model,
-                        (example,),
-                        dynamo=True,
-                        dynamic_shapes=varies,
-                        opset_version=OPSET,
-                        input_names=[input_name],
-                        output_names=outputs,
-                        verbose=False,
-                    )
-                except Exception as exc:
-                    asked = f" for a batch of {batch[0]} to {batch[1]}" if batch else ""
-                    raise UserError(f"torch cannot export the model to ONNX{asked}: {export_reason(exc)}") from exc
-            if exported is None:
-                raise RuntimeError("torch's exporter gave nothing back")
-            self._exported = exported
+            self._exported = to_onnx(self._model, shape, input_name, outputs, batch)
         return self._exported
 
 
@@ -233,17 +209,6 @@ def _load_program(path: Path) -> torch.nn.Module:
             return torch.export.load(plain).module()
         except Exception as exc:  # torch's reader trusts what it reads
             raise UserError(f"{path.name} cannot be loaded: {export_reason(exc)}") from exc
-
-
-def export_reason(exc: BaseException) -> str:
-    """What torch's exporter stumbled over, without its pages of guards: the deepest cause."""
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
-    text = str(exc)
-    for mark in ("No ONNX function found for", "No decompositions registered for", "Unsupported"):
-        if mark in text:
-            return text[text.index(mark) :].splitlines()[0][:300]
-    return f"{type(exc).__name__}: {one_line(exc)}"
 
 
 def serve(root: str, answers: int) -> None:

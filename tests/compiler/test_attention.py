@@ -61,6 +61,16 @@ def test_an_exported_graph_holds_plain_operators_only(dims):
     torch.testing.assert_close(program.module()(*tensors), Attentive()(*tensors))
 
 
+@pytest.mark.parametrize("dims", [3, 4])
+def test_so_does_one_that_was_exported_before(dims):
+    tensors = tuple(part[:1] if dims == 4 else part for part in parts(dims=dims))
+    before = torch.export.export(Attentive(), tensors).module()
+    with PlainAttention():
+        program = torch.export.export(before, tensors)
+    assert not any("scaled_dot" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*tensors), before(*tensors))
+
+
 def test_outside_of_it_torch_is_as_it_was():
     program = torch.export.export(Attentive(), tuple(part[:1] for part in parts()))
     assert any("scaled_dot" in str(node.target) for node in program.graph.nodes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import msgspec
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from prunable import BLOCKS, CONVOLUTIONAL, Detector, build, picture
 from torch import nn
 
+from compiler.child.export import to_onnx
 from compiler.child.prune import Pruner, PruningRecord, apply, load, prune, tensors
 from compiler.child.pruning.analysis import Analysis
 from compiler.child.pruning.graph import capture
@@ -99,12 +99,11 @@ def test_random_nets_keep_the_law_and_run(names, ratio, width, seed):
 
 @pytest.mark.slow
 def test_onnx_runtime_answers_as_the_pruned_net():
-    pruned, _ = prune(build("shuffle", "window-attention", "rotary", "blocked-attention"), picture(), 0.4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter about itself
-        program = torch.onnx.export(pruned, (picture(),), dynamo=True, opset_version=20, verbose=False)
+    names = ("shuffle", "window-attention", "rotary", "fused-attention", "blocked-attention")
+    pruned, _ = prune(build(*names), picture(), 0.4)
+    program = to_onnx(pruned, picture().shape, "image", ["scores"], None)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    (found,) = session.run(None, {session.get_inputs()[0].name: picture(1).numpy()})
+    (found,) = session.run(None, {"image": picture(1).numpy()})
     with torch.no_grad():
         assert apart(torch.from_numpy(found), pruned(picture(1))) < CLOSE
 

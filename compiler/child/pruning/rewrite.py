@@ -11,13 +11,12 @@ import torch
 from torch import fx
 
 from .analysis import Analysis, Dims
-from .graph import arguments, attribute, is_tensor, operator, set_argument, shape
+from .graph import arguments, attribute, operator, set_argument, shape
 from .labels import Dim
 from .on_pieces import span
 
-Kept = dict[
-    str, dict[int, list[int]]
-]  # by parameter and axis, the indices that stay; an axis that stays whole is absent
+# By parameter and axis, the indices that stay; an axis that stays whole is absent.
+Kept = dict[str, dict[int, list[int]]]
 
 
 class Removal:
@@ -140,29 +139,9 @@ def _normalized(net: Removal, node: fx.Node, args: dict[str, Any]) -> None:
 
 
 def _attention(_net: Removal, node: fx.Node, args: dict[str, Any]) -> None:
-    """Attention was trained with the scale of its full width. Of other than four dimensions, torch exports none."""
-    scale = 1 / math.sqrt(shape(args["query"])[-1]) if args["scale"] is None else args["scale"]
-    set_argument(node, "scale", scale)
-    plain = not args["is_causal"] and not args.get("enable_gqa") and args["dropout_p"] == 0.0
-    mask = args["attn_mask"]
-    additive = mask is None or (is_tensor(mask) and mask.meta["val"].is_floating_point())
-    if len(shape(args["query"])) != 4 and plain and additive:
-        _write_out(node, args, scale)
-
-
-def _write_out(node: fx.Node, args: dict[str, Any], scale: float) -> None:
-    """softmax(q kᵀ · scale + mask) v, operator by operator."""
-    aten, graph = torch.ops.aten, node.graph
-    with graph.inserting_before(node):
-        turned = graph.call_function(aten.transpose.int, (args["key"], -2, -1))
-        product = graph.call_function(aten.matmul.default, (args["query"], turned))
-        weights = graph.call_function(aten.mul.Tensor, (product, scale))
-        if args["attn_mask"] is not None:
-            weights = graph.call_function(aten.add.Tensor, (weights, args["attn_mask"]))
-        weights = graph.call_function(aten.softmax.int, (weights, -1))
-        mixed = graph.call_function(aten.matmul.default, (weights, args["value"]))
-    node.replace_all_uses_with(mixed)
-    graph.erase_node(node)
+    """Attention was trained with the scale of its full width."""
+    if args["scale"] is None:
+        set_argument(node, "scale", 1 / math.sqrt(shape(args["query"])[-1]))
 
 
 _CORRECTIONS: dict[str, Callable[[Removal, fx.Node, dict[str, Any]], None]] = {
