@@ -16,6 +16,7 @@ MEASUREMENTS = (
     "search",
     "tensorrt",
     "coverage",
+    "prune_coverage",
     "accuracy",
     "speed",
 )

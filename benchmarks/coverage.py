@@ -9,29 +9,22 @@ build/bench/coverage; what missed is tried again, and a killed run goes on.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
 from benchmarks import venvs
+from benchmarks.listed import Architecture, architectures, misses, outcomes, run
 from benchmarks.release import environment, photos, unpack_into
 from benchmarks.results import OUT, Row, tell
 from skerry.errors import SkerryError
 from skerry.execution.backend import load_variant
 from skerry.execution.processing import Preprocessor
 
-LIST = Path("benchmarks/architectures.txt")
 FOLDER = OUT / "coverage"
 MAX_ERROR = 1e-3
 _LIMIT_S = 3600.0  # a minute as a rule; a machine that does much else besides must not decide
@@ -48,115 +41,47 @@ source = "ONNX Runtime's CPU provider runs fp32 on every CPU"
 _BUILDER = "from timm_net import build as _build\n\n\ndef build():\n    return _build({name!r}, {shape!r})\n"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A line of the list."""
-
-    family: str
-    parameters: int
-    input: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one.
-
-    Attributes:
-        error: largest difference from torch over torch's largest output; null if there was no bundle.
-        missed: why it does not count, or null.
-        seconds: of the command.
-    """
-
-    name: str
-    error: float | None
-    missed: str | None
-    seconds: float
-
-
-def architectures() -> list[Architecture]:
-    """The list, in its order."""
-    lines = [line.split("\t") for line in LIST.read_text().splitlines() if not line.startswith("#")]
-    return [Architecture(family, int(count), size, name) for family, count, size, name in lines]
-
-
 def main() -> bool:
     """Compiles what has not passed yet and tells; whether the bar was met."""
     python = venvs.python("timm")
-    smallest_first = sorted(architectures(), key=lambda a: a.parameters)
-    outcomes = [kept(FOLDER, a.name, lambda a=a: compile_one(a, python)) for a in smallest_first]
-    missed = [o for o in outcomes if o.missed]
-    errors = [o.error for o in outcomes if o.error is not None and not o.missed]
-    for outcome in missed:
-        print(f"✗ {outcome.name}: {outcome.missed}")
-    took = sum(o.seconds for o in outcomes)
+    found = outcomes(FOLDER, architectures(), lambda entry: compile_one(entry, python))
+    missed = misses(found)
+    errors = [outcome.facts["error"] for outcome in found if not outcome.missed]
     return tell(
         "coverage",
         [
-            Row("architectures not compiled to a verified bundle", len(missed), "", len(outcomes) - _BAR),
-            Row("architectures in all", len(outcomes), ""),
+            Row("architectures not compiled to a verified bundle", len(missed), "", len(found) - _BAR),
+            Row("architectures in all", len(found), ""),
             Row("largest relative error of a bundle", max(errors, default=None), "", MAX_ERROR, f"of {len(errors)}"),
-            Row("time of the command, in all", took / 60, "min"),
+            Row("time of the command, in all", sum(outcome.seconds for outcome in found) / 60, "min"),
         ],
     )
 
 
-def kept(folder: Path, name: str, make: Callable[[], Outcome]) -> Outcome:
-    """The outcome of an earlier run if it passed, else a new one; written down as soon as it is there."""
-    file = folder / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        before = Outcome(**json.loads(file.read_text()))
-        if not before.missed:
-            return before
-    outcome = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(outcome)))
-    verdict = f"✗ {outcome.missed}" if outcome.missed else f"✓ {outcome.error:.1e}"
-    print(f"{outcome.name}: {verdict} ({outcome.seconds:.0f} s)", flush=True)
-    return outcome
-
-
-def compile_one(architecture: Architecture, python: Path) -> Outcome:
-    """The command on one architecture, and the check of what it made."""
+def compile_one(architecture: Architecture, python: Path) -> tuple[str | None, dict[str, Any]]:
+    """The command on one architecture, and the check of what it made: why it does not count, and the error."""
     folder = (FOLDER / "now" / architecture.name).absolute()
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy("benchmarks/timm_net.py", folder)
-    shape = [int(n) for n in architecture.input.split("x")]
-    (folder / "net.py").write_text(_BUILDER.format(name=architecture.name, shape=shape))
+    (folder / "net.py").write_text(_BUILDER.format(name=architecture.name, shape=architecture.shape))
     (folder.parent / "cpu.toml").write_text(_TARGET)
     out = folder.parent / "net.skb"
     command = [str(python), "-m", "skerry", "compile", f"{folder}/net.py:build", "--input", architecture.input]
     command += ["--calib", str(photos()), "--target", str(folder.parent / "cpu.toml")]
-    started = time.monotonic()
-    why = run([*command, "--work", str(folder.parent / "work"), "-o", str(out)])
-    seconds = time.monotonic() - started
-    error = None
-    if why is None:
-        try:
-            error = relative_error(out)
-            why = None if error <= MAX_ERROR else f"its relative error is {error:.1e}"
-        except SkerryError as exc:
-            why = f"the bundle does not verify: {exc}"
-    shutil.rmtree(folder.parent)
-    return Outcome(architecture.name, error, why, seconds)
-
-
-def run(command: list[str], limit_s: float = _LIMIT_S) -> str | None:
-    """Runs the command and all that it starts; what it said when it failed, or None."""
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    _, why = run([*command, "--work", str(folder.parent / "work"), "-o", str(out)], _LIMIT_S, environment())
     try:
-        said, _ = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        return f"not done within {limit_s:.0f} s"
+        return (why, {}) if why else _verified(out)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    lines = said.strip().splitlines()
-    return None if process.returncode == 0 else (lines[-1] if lines else f"exit code {process.returncode}")[:400]
+        shutil.rmtree(folder.parent)
+
+
+def _verified(bundle: Path) -> tuple[str | None, dict[str, Any]]:
+    try:
+        error = relative_error(bundle)
+    except SkerryError as exc:
+        return f"the bundle does not verify: {exc}", {}
+    return None if error <= MAX_ERROR else f"its relative error is {error:.1e}", {"error": error}
 
 
 def relative_error(packed: Path) -> float:
