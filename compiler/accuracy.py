@@ -20,7 +20,7 @@ from compiler import statistics
 from compiler.annotations import Box
 from compiler.dataset import Labelled
 from compiler.samples import Sample
-from compiler.statistics import Drop, Verdict
+from compiler.statistics import Drop, Interval, Verdict
 from skerry.execution.backend import Tensors
 from skerry.execution.frames import read_frames
 from skerry.execution.processing import Preprocessor, iou, make_decoder
@@ -31,7 +31,7 @@ from skerry.wire import Answer
 Run = Callable[[NDArray[np.generic]], Tensors]
 
 _OVERLAP = 0.5
-_LEAST_SCORE = 0.05  # a curve wants the unsure boxes too; below this they only cost time
+LEAST_SCORE = 0.05  # a curve wants the unsure boxes too; below this they only cost time
 _PLANNED_Z = 1.6449 + 0.8416  # one-sided 95 %, and 80 % of the draws
 
 
@@ -55,7 +55,7 @@ def _unsure(interface: Interface) -> Interface:
     if isinstance(post, Classification):
         post = msgspec.structs.replace(post, top=1, min_score=0.0)
     else:
-        post = msgspec.structs.replace(post, min_score=min(post.min_score, _LEAST_SCORE))
+        post = msgspec.structs.replace(post, min_score=min(post.min_score, LEAST_SCORE))
     return msgspec.structs.replace(interface, postprocess=post)
 
 
@@ -97,6 +97,30 @@ def compare(interface: Interface, samples: Sequence[Labelled], reference: Answer
     return _compare_boxes(samples, reference, model)
 
 
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two models on the same samples, neither of which is the reference.
+
+    Attributes:
+        a, b: each one's metric, in percent.
+        points: b's less a's.
+        needs_more: as many more samples like these would tell the two apart; null if none would, or none are needed.
+    """
+
+    metric: str
+    samples: int
+    a: float
+    b: float
+    points: Interval
+    needs_more: int | None
+
+
+def difference(interface: Interface, samples: Sequence[Labelled], a: Answers, b: Answers) -> Difference:
+    """Counts both against the truth, sample by sample."""
+    if isinstance(interface.postprocess, Classification):
+        return _top_one_apart(samples, a, b)
+    return _boxes_apart(samples, a, b)
+
+
 # --- top-1 ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,9 +129,12 @@ def is_right(found: Sequence[Answer], sample: Labelled) -> bool:
     return bool(found) and found[0].label == sample.label
 
 
+def _rights(samples: Sequence[Labelled], found: Answers) -> NDArray[np.bool_]:
+    return np.array([is_right(f, s) for f, s in zip(found, samples, strict=True)])
+
+
 def _compare_top_one(samples: Sequence[Labelled], reference: Answers, model: Answers) -> Comparison:
-    base = np.array([is_right(f, s) for f, s in zip(reference, samples, strict=True)])
-    ours = np.array([is_right(f, s) for f, s in zip(model, samples, strict=True)])
+    base, ours = _rights(samples, reference), _rights(samples, model)
     lost, won = int((base & ~ours).sum()), int((ours & ~base).sum())
     return Comparison(
         metric="top-1",
@@ -116,6 +143,19 @@ def _compare_top_one(samples: Sequence[Labelled], reference: Answers, model: Ans
         drop=statistics.paired_drop(lost, won, len(samples)),
         lost=lost,
         won=won,
+    )
+
+
+def _top_one_apart(samples: Sequence[Labelled], a: Answers, b: Answers) -> Difference:
+    one, other = _rights(samples, a), _rights(samples, b)
+    lost, won = int((one & ~other).sum()), int((other & ~one).sum())
+    return Difference(
+        metric="top-1",
+        samples=len(samples),
+        a=100 * float(one.mean()),
+        b=100 * float(other.mean()),
+        points=statistics.paired_interval(lost, won, len(samples)),
+        needs_more=statistics.paired_needs(lost, won, len(samples)),
     )
 
 
@@ -199,4 +239,17 @@ def _compare_boxes(samples: Sequence[Labelled], reference: Answers, model: Answe
         reference=ap50(base, every),
         value=ap50(ours, every),
         drop=statistics.bootstrap_drop(lambda weights: ap50(base, weights) - ap50(ours, weights), len(samples)),
+    )
+
+
+def _boxes_apart(samples: Sequence[Labelled], a: Answers, b: Answers) -> Difference:
+    one, other, every = match(samples, a), match(samples, b), np.ones(len(samples))
+    points = statistics.bootstrap_interval(lambda weights: ap50(other, weights) - ap50(one, weights), len(samples))
+    return Difference(
+        metric="AP50",
+        samples=len(samples),
+        a=ap50(one, every),
+        b=ap50(other, every),
+        points=points,
+        needs_more=statistics.bootstrap_needs(points, len(samples)),
     )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from safetensors.numpy import load_file
 
-from compiler import contest
+from compiler import accuracy, contest
+from compiler.accuracy import Answers, Difference
 from compiler.contest import Asked, Compared, Timed
-from compiler.labelled import Labelled
-from compiler.paired import difference_interval
-from compiler.statistics import Interval, median_interval
+from compiler.footage import Footage
+from compiler.statistics import Interval, median_interval, share_interval
 from compiler.unpacked import Opened
 from skerry.errors import BackendError
-from skerry.execution.parity import Noise, agree
-from skerry.wire import Answer
+from skerry.execution.parity import Agreement, Noise, agree
+from skerry.manifest import Detection, Manifest
+from skerry.wire import ProofReport
 
 _TIMED_FRAMES = 4
 _KEPT_OUTPUTS = 32  # frames whose outputs are compared as numbers
@@ -26,14 +27,16 @@ _LAYER_FRAMES = 4
 _COMMON = 0.5  # of the smaller graph's values: fewer are no common graph, but names that happen to be the same
 
 Where = list[tuple[str, int]]
+Say = Callable[[str], None]
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
     """One bundle, as it was run.
 
     Attributes:
-        hits: right answers, of the labelled frames; null without labels.
         bytes: of the variant's files.
+        bundle_bytes: of all that the release is, without the evidence.
+        proof: of its own proof, run here; null if it did not come back, with ``no_proof`` saying why.
     """
 
     name: str
@@ -43,16 +46,34 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     bundle_bytes: int
     median_ms: float
-    hits: int | None = None
+    proof: ProofReport | None = None
+    no_proof: str | None = None
+
+
+class Agreed(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether two give the same answers, of those that either is sure of.
+
+    Attributes:
+        same, decided: answers.
+        frames_same: frames with decided answers, all of which are the same; ``frames`` have any.
+        share: of ``frames_same``, in percent, with its exact 95 % interval; null where nothing is decided.
+    """
+
+    same: int
+    decided: int
+    frames_same: int
+    frames: int
+    share: Interval | None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """b against a.
 
     Attributes:
-        labelled: frames whose label is known; ``accuracy_points`` is b's accuracy less a's on them.
-        same, decided: answers of b that are a's, of those that either is sure of.
-        sqnr_db: b's outputs against a's; null if they are not the same tensors.
+        found: frames that there were before the limit.
+        differ: what the two manifests do not have in common, in words.
+        no_accuracy: why ``accuracy`` is null.
+        sqnr_db: b's worst output against a's; null if they are not the same tensors.
         time_ratio: b's time over a's, round by round.
         layers: null with ``no_layers`` saying why.
     """
@@ -60,12 +81,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     a: Side
     b: Side
     frames: int
-    labelled: int
-    same: int
-    decided: int
+    found: int
+    differ: list[str]
+    agreed: Agreed
     time_ratio: Interval
     rounds: int
-    accuracy_points: Interval | None = None
+    accuracy: Difference | None = None
+    no_accuracy: str | None = None
     sqnr_db: float | None = None
     layers: Compared | None = None
     no_layers: str | None = None
@@ -97,43 +119,86 @@ def pick(candidates: Sequence[tuple[Opened, list[str]]], where: Where, seconds: 
     ]
 
 
-def compare(a: Picked, b: Picked, frames: Sequence[Labelled], scratch: Path) -> Comparison:
-    """Runs both on all ``frames``. Raises `BackendError` if one does not come back."""
-    where: Where = [(f.path, f.index) for f in frames]
-    said_a, said_b = (_ask(p.bundle, p.variant, where, scratch) for p in (a, b))
-    manifest = a.bundle.manifest
-    agreement = agree(manifest, manifest.proof.limits, said_a, said_b)
-    labels = [frame.label for frame in frames]
-    hits_a, hits_b = _hits(labels, said_a), _hits(labels, said_b)
-    layers, why = _layers(a, b, where[:_LAYER_FRAMES])
+def compare(a: Picked, b: Picked, footage: Footage, scratch: Path, say: Say) -> Comparison:
+    """Runs both on all frames. Raises `BackendError` if one does not come back."""
+    said = []
+    for side in (a, b):
+        say(f"{side.bundle.who(side.variant)} answers {len(footage.samples)} frames")
+        said.append(_ask(side.bundle, side.variant, footage.where, scratch))
+    say("their own proofs")
+    sides = [_side(side) for side in (a, b)]
+    say("layer by layer")
+    layers, why = _layers(a, b, footage.where[:_LAYER_FRAMES])
     return Comparison(
-        a=_side(a, hits_a),
-        b=_side(b, hits_b),
-        frames=len(frames),
-        labelled=len(hits_a),
-        same=agreement.same,
-        decided=agreement.decided,
+        a=sides[0],
+        b=sides[1],
+        frames=len(footage.samples),
+        found=footage.found,
+        differ=list(_differ(a, b)),
+        agreed=_agreed(a.bundle.manifest, *said),
         time_ratio=median_interval([y / x for x, y in zip(a.times_ms, b.times_ms, strict=True)]),
         rounds=len(a.times_ms),
-        accuracy_points=difference_interval(hits_a, hits_b) if hits_a else None,
+        accuracy=_accuracy(a, b, footage, said),
+        no_accuracy=footage.unlabelled,
         sqnr_db=_outputs_apart(a, b, scratch),
         layers=layers,
         no_layers=why,
     )
 
 
-def _ask(bundle: Opened, variant: str, where: Where, scratch: Path) -> list[list[Answer]]:
-    job = contest.AskJob(bundle.entry(variant), where, _KEPT_OUTPUTS, str(_outputs(bundle, scratch)))
+def _ask(bundle: Opened, variant: str, where: Where, scratch: Path) -> Answers:
+    job = contest.AskJob(bundle.entry(variant), where, _KEPT_OUTPUTS, str(_outputs(bundle, variant, scratch)))
     return contest.run(job, Asked, bundle.who(variant)).answers
 
 
-def _outputs(bundle: Opened, scratch: Path) -> Path:
-    return scratch / f"{bundle.root.name}-{bundle.release[:16]}.safetensors"
+def _outputs(bundle: Opened, variant: str, scratch: Path) -> Path:
+    return scratch / f"{bundle.release}-{variant}.safetensors"
+
+
+# --- accuracy and answers ------------------------------------------------------------------------------------------
+
+
+def _accuracy(a: Picked, b: Picked, footage: Footage, said: Sequence[Answers]) -> Difference | None:
+    if footage.unlabelled is not None:
+        return None
+    least = max(_least_score(side) for side in (a, b))
+    one, other = ([[y for y in answers if y.score >= least] for answers in each] for each in said)
+    return accuracy.difference(a.bundle.manifest, footage.samples, one, other)
+
+
+def _least_score(side: Picked) -> float:
+    """Of the boxes that a variant lists: one whose graph has a threshold in it knows no curve below."""
+    manifest = side.bundle.manifest
+    post, graph = manifest.postprocess, manifest.variant(side.variant).graph
+    if not isinstance(post, Detection):
+        return 0.0
+    in_graph = graph is not None and graph.answers
+    return post.min_score - manifest.proof.limits.min_margin if in_graph else accuracy.LEAST_SCORE
+
+
+def _agreed(manifest: Manifest, a: Answers, b: Answers) -> Agreed:
+    """Each by the first one's threshold and margin."""
+    limits, post = manifest.proof.limits, manifest.postprocess
+    least = post.min_score - limits.min_margin if isinstance(post, Detection) else 0.0  # as in a proof
+    found = [
+        agree(manifest, limits, [[y for y in one if y.score >= least]], [[y for y in other if y.score >= least]])
+        for one, other in zip(a, b, strict=True)
+    ]
+    decided = [frame for frame in found if frame.decided]
+    alike = sum(frame.same == frame.decided for frame in decided)
+    total = Agreement(sum(f.same for f in found), sum(f.decided for f in found))
+    return Agreed(
+        same=total.same,
+        decided=total.decided,
+        frames_same=alike,
+        frames=len(decided),
+        share=share_interval(alike, len(decided)) if decided else None,
+    )
 
 
 def _outputs_apart(a: Picked, b: Picked, scratch: Path) -> float | None:
     """SQNR of b's worst output against a's; None if they are not the same tensors."""
-    ours, theirs = (load_file(_outputs(p.bundle, scratch)) for p in (a, b))
+    ours, theirs = (load_file(_outputs(p.bundle, p.variant, scratch)) for p in (a, b))
     if ours.keys() != theirs.keys() or any(ours[k].shape != theirs[k].shape for k in ours):
         return None
     noise = {name.rpartition("/")[0]: Noise() for name in ours}
@@ -142,15 +207,13 @@ def _outputs_apart(a: Picked, b: Picked, scratch: Path) -> float | None:
     return min(pooled.db() for pooled in noise.values())
 
 
-def _hits(labels: Sequence[str | None], answers: Sequence[Sequence[Answer]]) -> list[bool]:
-    """Whether the best answer is right, of the frames whose label is known."""
-    pairs = zip(labels, answers, strict=True)
-    return [bool(said) and said[0].label == label for label, said in pairs if label is not None]
+# --- each by itself ------------------------------------------------------------------------------------------------
 
 
-def _side(picked: Picked, hits: Sequence[bool]) -> Side:
+def _side(picked: Picked) -> Side:
     manifest = picked.bundle.manifest
     variant, sizes = manifest.variant(picked.variant), {file.path: file.size for file in manifest.files}
+    proof, why = _proof(picked)
     return Side(
         name=f"{manifest.name}@{manifest.version}",
         release=picked.bundle.release,
@@ -159,14 +222,46 @@ def _side(picked: Picked, hits: Sequence[bool]) -> Side:
         bytes=sum(sizes[path] for path in variant.files),
         bundle_bytes=sum(sizes.values()),
         median_ms=statistics.median(picked.times_ms),
-        hits=sum(hits) if hits else None,
+        proof=proof,
+        no_proof=why,
     )
+
+
+def _proof(picked: Picked) -> tuple[ProofReport | None, str | None]:
+    job = contest.ProveJob(picked.bundle.entry(picked.variant))
+    try:
+        return contest.run(job, ProofReport, picked.bundle.who(picked.variant)), None
+    except BackendError as exc:
+        return None, str(exc)
+
+
+def _differ(a: Picked, b: Picked) -> Iterator[str]:
+    """What a device would do otherwise, besides running another graph."""
+    one, other = a.bundle.manifest, b.bundle.manifest
+    for what in ("preprocess", "postprocess"):
+        before, after = (msgspec.to_builtins(getattr(manifest, what)) for manifest in (one, other))
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield f"{what} {key}: {_word(before.get(key))} → {_word(after.get(key))}"
+    shapes = ["x".join(map(str, manifest.inputs[0].shape)) for manifest in (one, other)]
+    if shapes[0] != shapes[1]:
+        yield f"input: {shapes[0]} → {shapes[1]}"
+    graphs = [p.bundle.manifest.variant(p.variant).graph for p in (a, b)]
+    if graphs[0] != graphs[1]:
+        yield f"done in the graph: {_word(msgspec.to_builtins(graphs[0]))} → {_word(msgspec.to_builtins(graphs[1]))}"
+
+
+def _word(value: object) -> str:
+    return "nothing" if value is None else str(value)
+
+
+# --- layer by layer ------------------------------------------------------------------------------------------------
 
 
 def _layers(a: Picked, b: Picked, where: Where) -> tuple[Compared | None, str | None]:
     """The values that both graphs know, or why these are not to be compared."""
-    one, other = a.bundle.manifest, b.bundle.manifest
-    if (one.preprocess, one.inputs[0].shape) != (other.preprocess, other.inputs[0].shape):
+    entries = [(m.preprocess, m.inputs[0].shape, m.variant(p.variant).graph) for p, m in _manifests(a, b)]
+    if entries[0] != entries[1]:
         return None, "they prepare a frame differently: what is inside has no common input"
     job = contest.LayersJob(a.bundle.entry(a.variant), b.bundle.entry(b.variant), where)
     try:
@@ -179,3 +274,7 @@ def _layers(a: Picked, b: Picked, where: Where) -> tuple[Compared | None, str | 
             "shape: these are two nets"
         )
     return found, None
+
+
+def _manifests(*sides: Picked) -> Iterator[tuple[Picked, Manifest]]:
+    return ((side, side.bundle.manifest) for side in sides)

@@ -1,4 +1,4 @@
-"""Runs releases side by side in a child process: what they answer, how long they take, what their layers hold.
+"""Runs releases side by side in a child process: what they answer and prove, how long they take, what is inside.
 
 A model may crash or eat the memory; a child's end says which one did, and costs the comparison one line. The whole path
 runs, as on a device: pre-processing, backend, decoder (skerry.execution). One thread.
@@ -6,18 +6,22 @@ runs, as on a device: pre-processing, backend, decoder (skerry.execution). One t
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 import onnx
+from onnx import helper
+from safetensors import safe_open
 from safetensors.numpy import save
 
+from compiler.accuracy import LEAST_SCORE
 from compiler.layers import behind_pairs, requested, sqnr, value_shapes
 from compiler.onnxfile import float_values
 from skerry.clock import Clock, SystemClock
@@ -25,16 +29,18 @@ from skerry.disk import Disk
 from skerry.errors import BackendError, SkerryError
 from skerry.execution.backend import Backend, Tensors, load_variant
 from skerry.execution.frames import read_frames
+from skerry.execution.ingraph import make_preprocessor, make_reader
 from skerry.execution.parity import proof_decoder
-from skerry.execution.processing import Frame, Preprocessor
-from skerry.execution.prove import environment, limit_process
-from skerry.manifest import Manifest
-from skerry.wire import Answer
+from skerry.execution.processing import Decoder, Frame
+from skerry.execution.prove import environment, limit_process, measure
+from skerry.manifest import Detection, Manifest, Variant
+from skerry.wire import Answer, ProofReport
 
 _LIMIT_S = 3600.0
 _MEMORY_MIB = 4096
 _WARM_UP = 2
-_ROUNDS = 40  # at most; a median's interval is narrow by then
+_LEAST_ROUNDS = 6  # fewer cannot hold a median with 95 %
+_ROUNDS = 400  # at most; a median's interval is narrow by then
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -61,6 +67,12 @@ class TimeJob(msgspec.Struct, frozen=True, tag="time"):
     seconds: float
 
 
+class ProveJob(msgspec.Struct, frozen=True, tag="prove"):
+    """Does it prove itself here, by its own proof and limits?"""
+
+    entry: Entry
+
+
 class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
     """How far do the values apart that both graphs know by one name?"""
 
@@ -70,10 +82,9 @@ class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The answers to each frame, at least two labels of each, without a threshold."""
+    """The answers to each frame: at least two labels, or the boxes down to the score that a metric wants."""
 
     answers: list[list[Answer]]
-    outputs: list[str]
 
 
 class Timed(msgspec.Struct, frozen=True):
@@ -100,8 +111,8 @@ class Compared(msgspec.Struct, frozen=True):
     known_b: int
 
 
-Job = AskJob | TimeJob | LayersJob
-Result = TypeVar("Result", Asked, Timed, Compared)
+Job = AskJob | TimeJob | ProveJob | LayersJob
+Result = TypeVar("Result", Asked, Timed, ProofReport, Compared)
 
 
 def run(job: Job, result: type[Result], who: str) -> Result:
@@ -142,50 +153,79 @@ class _Runner:
     """A variant that is loaded: a frame in, outputs and answers out."""
 
     def __init__(self, entry: Entry) -> None:
-        self._manifest, self._backend = _load(entry)
-        self._preprocess, self._decode = Preprocessor(self._manifest), proof_decoder(self._manifest)
-        self.outputs = [tensor.name for tensor in self._manifest.outputs]
+        self.manifest, variant = _variant(entry)
+        self._backend: Backend = load_variant(Path(entry.root), self.manifest, variant, threads=1)
+        self._preprocess = make_preprocessor(self.manifest, variant.graph)
+        self._decoders = make_reader(self.manifest, variant.graph), proof_decoder(self.manifest, variant.graph)
 
-    def __call__(self, frame: Frame) -> tuple[Tensors, list[Answer]]:
+    def as_on_device(self, frame: Frame) -> None:
+        self._run(frame, self._decoders[0], 0.0)
+
+    def ask(self, frame: Frame) -> tuple[Tensors, list[Answer]]:
+        """Answers that are unsure too: a proof wants them, and a precision-recall curve."""
+        post, slack = self.manifest.postprocess, self.manifest.proof.limits.min_margin
+        if isinstance(post, Detection):
+            slack = max(slack, post.min_score - LEAST_SCORE)
+        return self._run(frame, self._decoders[1], slack)
+
+    def _run(self, frame: Frame, decode: Decoder, slack: float) -> tuple[Tensors, list[Answer]]:
         (tensor,) = self._backend.inputs.values()
         geometry = self._preprocess(frame, tensor)
         outputs = self._backend.run()
-        return outputs, self._decode(outputs, geometry, self._manifest.proof.limits.min_margin)
+        return outputs, decode(outputs, geometry, slack)
 
 
-def _load(entry: Entry) -> tuple[Manifest, Backend]:
+def _variant(entry: Entry) -> tuple[Manifest, Variant]:
     manifest = Manifest.parse((Path(entry.root) / "bundle.json").read_bytes())
-    variant = manifest.variant(entry.variant)
-    return manifest, load_variant(Path(entry.root), manifest, variant, threads=1)
+    return manifest, manifest.variant(entry.variant)
+
+
+def _frames(where: Sequence[tuple[str, int]]) -> Iterator[Frame]:
+    """Photos, frames of videos, or of a proof, which is a file of tensors."""
+    for path, group in itertools.groupby(where, key=lambda pair: pair[0]):
+        if not path.endswith(".safetensors"):
+            yield from read_frames(list(group))
+            continue
+        with safe_open(path, "np") as proof:
+            for _, number in group:
+                yield proof.get_tensor(f"frame/{number}")
 
 
 def _ask(job: AskJob) -> Asked:
     runner, kept, answers = _Runner(job.entry), dict[str, np.ndarray](), []
-    for index, frame in enumerate(read_frames(job.frames)):
-        outputs, said = runner(frame)
+    names = [tensor.name for tensor in runner.manifest.outputs]
+    for index, frame in enumerate(_frames(job.frames)):
+        outputs, said = runner.ask(frame)
         answers.append(said)
         if index < job.keep:
-            kept |= {f"{name}/{index}": np.array(outputs[name]) for name in runner.outputs}
+            kept |= {f"{name}/{index}": np.array(outputs[name]) for name in names}
     Disk().replace(Path(job.out), save(kept))
-    return Asked(answers, runner.outputs)
+    return Asked(answers)
 
 
 def _time(job: TimeJob, clock: Clock) -> Timed:
-    """Every entry on every frame once a round; a round's time is the mean over its frames."""
+    """A round is one frame through every entry; in every other round they run in the opposite order."""
     runners = [_Runner(entry) for entry in job.entries]
-    frames = list(read_frames(job.frames))
+    frames = list(_frames(job.frames))
     times: list[list[float]] = [[] for _ in runners]
+    for runner in runners:
+        for frame in frames[:_WARM_UP]:
+            runner.as_on_device(frame)
     until = clock.monotonic() + job.seconds
-    for turn in range(_WARM_UP + _ROUNDS):
-        for runner, taken in zip(runners, times, strict=True):
+    for turn in range(_ROUNDS):
+        frame = frames[turn % len(frames)]
+        for runner, taken in list(zip(runners, times, strict=True))[:: -1 if turn % 2 else 1]:
             started = clock.monotonic()
-            for frame in frames:
-                runner(frame)
-            if turn >= _WARM_UP:
-                taken.append((clock.monotonic() - started) * 1e3 / len(frames))
-        if turn >= _WARM_UP + 2 and clock.monotonic() > until:
+            runner.as_on_device(frame)
+            taken.append((clock.monotonic() - started) * 1e3)
+        if turn + 1 >= _LEAST_ROUNDS and clock.monotonic() > until:
             break
     return Timed(times)
+
+
+def _prove(job: ProveJob, clock: Clock) -> ProofReport:
+    manifest, variant = _variant(job.entry)
+    return measure(Path(job.entry.root), [variant.id], manifest.proof.limits, 1, clock)[0]
 
 
 def _layers(job: LayersJob) -> Compared:
@@ -195,7 +235,7 @@ def _layers(job: LayersJob) -> Compared:
     common = [v for v in here if v in there and shapes_a.get(v) == shapes_b.get(v)]
     behind_a, behind_b = behind_pairs(a), behind_pairs(b)
     pairs = {behind_a.get(v, v): behind_b.get(v, v) for v in common}
-    apart = sqnr(a, b, pairs, list(_tensors(job)))
+    apart = sqnr(a, b, pairs, list(_tensors(job, a.graph.input[0])))
     asked_a, asked_b = requested(a), requested(b)
     values = [
         Value(v, here[v].op_type, asked_a[here[v].output[0]], asked_b[there[v].output[0]], apart[behind_a.get(v, v)])
@@ -205,8 +245,7 @@ def _layers(job: LayersJob) -> Compared:
 
 
 def _graph(entry: Entry) -> onnx.ModelProto:
-    manifest = Manifest.parse((Path(entry.root) / "bundle.json").read_bytes())
-    return onnx.load(Path(entry.root) / manifest.variant(entry.variant).model)
+    return onnx.load(Path(entry.root) / _variant(entry)[1].model)
 
 
 def _values(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -223,13 +262,24 @@ def _values(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return found
 
 
-def _tensors(job: LayersJob) -> Iterator[np.ndarray]:
-    manifest = Manifest.parse((Path(job.a.root) / "bundle.json").read_bytes())
-    preprocess, entry = Preprocessor(manifest), manifest.inputs[0]
-    for frame in read_frames(job.frames):
-        tensor = np.zeros(entry.shape, entry.dtype)
+def _tensors(job: LayersJob, entry: onnx.ValueInfoProto) -> Iterator[np.ndarray]:
+    """What the frames are at the graphs' input, which takes the same in both."""
+    manifest, variant = _variant(job.a)
+    preprocess = make_preprocessor(manifest, variant.graph)
+    kind = entry.type.tensor_type
+    shape = [size.dim_value or 1 for size in kind.shape.dim]
+    for frame in _frames(job.frames):
+        tensor = np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind.elem_type))
         preprocess(frame, tensor)
         yield tensor
+
+
+def _do(job: Job, clock: Clock) -> Asked | Timed | ProofReport | Compared:
+    if isinstance(job, AskJob):
+        return _ask(job)
+    if isinstance(job, TimeJob):
+        return _time(job, clock)
+    return _prove(job, clock) if isinstance(job, ProveJob) else _layers(job)
 
 
 def main() -> int:
@@ -237,10 +287,7 @@ def main() -> int:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     limit_process(_MEMORY_MIB)
     try:
-        if isinstance(job, AskJob):
-            result: Asked | Timed | Compared = _ask(job)
-        else:
-            result = _time(job, SystemClock()) if isinstance(job, TimeJob) else _layers(job)
+        result = _do(job, SystemClock())
     except (SkerryError, MemoryError) as exc:
         sys.stderr.write(f"{exc or type(exc).__name__}\n")
         return 1

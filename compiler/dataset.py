@@ -119,17 +119,23 @@ def _sorted(folder: Path, interface: Interface) -> list[Labelled]:
         raise DatasetError(
             f"{folder} holds no labelled images; expected a folder per class, named as its label, with images in it"
         )
-    labels = interface.labels or [label_name([], i) for i in range(_classes(interface))]
-    names = _match(list(classes), labels, folder)
+    names = _match(list(classes), _labels(interface), folder)
     files = [(path, names[name]) for name, paths in images.items() for path in paths]
-    _sizes([path for path, _ in files])
+    image_sizes([path for path, _ in files])
     return [Labelled(sample=_sample(path), label=label) for path, label in files]
 
 
-def _classes(interface: Interface) -> int:
+def known_folders(folders: Collection[str], interface: Interface) -> list[str]:
+    """Those of ``folders`` that are named as a label of a classifier."""
+    plain = {_plain(label) for label in _labels(interface)}
+    return [name for name in folders if _plain(name) in plain]
+
+
+def _labels(interface: Interface) -> list[str]:
     post = interface.postprocess
     assert isinstance(post, Classification)  # noqa: S101 - the caller looked
-    return next(t.shape[-1] for t in interface.outputs if t.name == post.scores)
+    classes = next(t.shape[-1] for t in interface.outputs if t.name == post.scores)
+    return interface.labels or [label_name([], i) for i in range(classes)]
 
 
 def _match(folders: Sequence[str], labels: Sequence[str], where: Path) -> dict[str, str]:
@@ -143,7 +149,7 @@ def _match(folders: Sequence[str], labels: Sequence[str], where: Path) -> dict[s
         hint = f"; did you mean {hints[0]!r}?" if hints else ""
         raise DatasetError(
             f"{where}: the model knows no class {_list(unknown)}; its labels are {_list(labels)}{hint} "
-            "(folders are named as labels; see --labels)"
+            "(folders are named as labels; `skerry compile --labels` says what these are)"
         )
     there = {_plain(name) for name in folders}
     if missing := [label for plain, label in by_plain.items() if plain not in there]:
@@ -166,7 +172,7 @@ def _boxed(folder: Path, interface: Interface) -> list[Labelled]:
     images = _images(folder)
     if not images:
         raise DatasetError(f"{folder} holds no images; expected images with VOC's XML or COCO's JSON")
-    sizes = _sizes(images)
+    sizes = image_sizes(images)
     pairs = _voc(folder, images) if any(folder.rglob("*.xml")) else _coco(folder, images)
     found = [
         Labelled(sample=_sample(path), boxes=tuple(annotated.scaled(*sizes[path], str(path))))
@@ -218,7 +224,7 @@ def _check_classes(samples: Sequence[Labelled], interface: Interface, where: Pat
     if unknown := sorted({box.label for box in boxes} - known):
         raise DatasetError(
             f"{where}: boxes of {_list(unknown)}; the model knows {_list(sorted(known))} (boxes are named as labels; "
-            "see --labels)"
+            "`skerry compile --labels` says what these are)"
         )
     if missing := sorted(known - {box.label for box in boxes if not box.aside}):
         raise DatasetError(
@@ -237,7 +243,7 @@ def _sample(path: Path) -> Sample:
     return Sample(str(path), 0, file_digest(path))
 
 
-def _sizes(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+def image_sizes(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Width and height. Reads every image whole: after hours of searching is a bad time to learn of a damaged one."""
     sizes, damaged = {}, []
     for path in paths:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compiler import labelled
+from compiler import footage
 from compiler.comparison import Comparison, Side, compare, pick
 from compiler.contest import Compared
 from compiler.unpacked import check_comparable, open_for_running
+from compiler.verdicts import apart, verdicts
 from skerry.errors import UsageError
 from skerry.execution.device import this_device
 
@@ -31,14 +32,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("a", type=Path, help="a .skb file or a bundle's folder")
     p.add_argument("b", type=Path, help="the one to hold against it")
     p.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="one folder per label; or unlabelled photos and videos"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="labelled samples: a folder per class, or images with VOC or COCO boxes; or photos and videos without "
+        "labels (default: the frames of the first bundle's proof)",
     )
     p.add_argument("--trust", type=Path, action="append", default=[], metavar="PEM", help="the signer's public key")
     p.add_argument("--unverified", action="store_true", help="compare without asking who built them")
     p.add_argument("--variant-a", metavar="ID", help="of the first (default: the fastest that runs here)")
     p.add_argument("--variant-b", metavar="ID", help="of the second")
-    p.add_argument("--frames", type=int, default=500, metavar="N", help="at most so many (default: 500)")
-    p.add_argument("--seconds", type=float, default=20.0, metavar="S", help="of timing, about (default: 20)")
+    p.add_argument("--frames", type=int, default=2000, metavar="N", help="at most so many (default: 2000)")
+    p.add_argument("--seconds", type=float, default=20.0, metavar="S", help="of timing, at most about (default: 20)")
     p.add_argument("--layers", action="store_true", help="list every value that both graphs know by one name")
     p.add_argument("--json", action="store_true", help="print everything as JSON")
     return p
@@ -50,14 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.frames < 1 or options.seconds <= 0:
         raise UsageError("--frames and --seconds must be more than 0")
     trust = None if options.unverified else options.trust
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status("reading") as status:
         scratch, facts = Path(folder), this_device()
         a, b = open_for_running(options.a, trust, scratch / "a"), open_for_running(options.b, trust, scratch / "b")
         check_comparable(a, b)
-        frames = labelled.read(options.data, a.manifest.labels, options.frames)
         candidates = [(a, a.candidates(options.variant_a, facts)), (b, b.candidates(options.variant_b, facts))]
-        picked = pick(candidates, [(f.path, f.index) for f in frames], options.seconds, scratch)
-        found = compare(picked[0], picked[1], frames, scratch)
+        frames = footage.read(options.data, a, options.frames)
+        status.update(f"timing in turns, at most {options.seconds:g} s")
+        picked = pick(candidates, frames.where, options.seconds, scratch)
+        found = compare(picked[0], picked[1], frames, scratch, status.update)
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
@@ -66,36 +72,46 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print(console: Console, found: Comparison, *, layers: bool) -> None:
-    table = Table("", "a", "b", "b against a", title=f"{found.frames} frames, one thread", title_justify="left")
+    of = f" of {found.found}" if found.found > found.frames else ""
+    title = f"{found.frames}{of} frames, one thread, {found.rounds} rounds in turns"
+    table = Table("", "a", "b", "b against a", title=title, title_justify="left")
     for row in rows(found):
         table.add_row(*map(Text, row))
     page = console if console.is_terminal else Console(file=console.file, highlight=False, width=_PAGE)
     page.print(table)
-    for line in layer_lines(found.layers, found.no_layers, every=layers):
-        console.print(line, markup=False, soft_wrap=True)
+    for text in [*verdicts(found), *layer_lines(found.layers, found.no_layers, every=layers)]:
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def rows(found: Comparison) -> Iterator[tuple[str, str, str, str]]:
-    """The table: what, a, b, and b against a."""
+    """The table: what, a, b, and b against a with its 95 % interval."""
     a, b, ratio = found.a, found.b, found.time_ratio
-    yield "release", f"{a.name} {a.release[:12]}", f"{b.name} {b.release[:12]}", ""
+    yield "release", f"{a.name} {a.release[:12]}", f"{b.name} {b.release[:12]}", _release(a, b)
     yield "variant", f"{a.variant}, {a.precision}", f"{b.variant}, {b.precision}", ""
-    if (points := found.accuracy_points) is not None:
-        against = f"{points.value:+.2f} points ({points.low:+.2f} to {points.high:+.2f})"
-        yield f"top-1 of {found.labelled}", _hits(a, found.labelled), _hits(b, found.labelled), against
+    if (points := found.accuracy) is None:
+        yield "accuracy", "-", "-", "not measured"
     else:
-        yield "accuracy", "-", "-", "not measured: no label is known (a folder per label)"
-    yield "answers", "", "", f"{found.same} of {found.decided} decided ones agree"
-    apart = "other tensors" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
-    yield "outputs", "", "", apart
-    times = f"{ratio.value:.2f} x ({ratio.low:.2f} to {ratio.high:.2f}), {found.rounds} rounds in turns"
+        against = f"{points.points.value:+.2f} points ({points.points.low:+.2f} to {points.points.high:+.2f})"
+        yield f"{points.metric} of {points.samples}", f"{points.a:.2f} %", f"{points.b:.2f} %", against
+    yield "answers", "", "", f"{found.agreed.same} of {found.agreed.decided} decided ones agree"
+    yield "outputs", "", "", apart(found.sqnr_db)
+    yield "own proof", _proof(a), _proof(b), ""
+    times = f"{ratio.value:.2f} x ({ratio.low:.2f} to {ratio.high:.2f})"
     yield "a frame", f"{a.median_ms:.2f} ms", f"{b.median_ms:.2f} ms", times
     yield "variant's size", _size(a.bytes), _size(b.bytes), f"{b.bytes / a.bytes:.2f} x"
     yield "bundle's size", _size(a.bundle_bytes), _size(b.bundle_bytes), f"{b.bundle_bytes / a.bundle_bytes:.2f} x"
 
 
-def _hits(side: Side, labelled_frames: int) -> str:
-    return f"{100 * (side.hits or 0) / labelled_frames:.2f} %"
+def _release(a: Side, b: Side) -> str:
+    return "the same release" if a.release == b.release else ""
+
+
+def _proof(side: Side) -> str:
+    """Parity with its own fp32 reference, measured here."""
+    if side.proof is None:
+        return "did not end"
+    said = f"{side.proof.sqnr_db:.1f} dB, {side.proof.same} of {side.proof.decided} answers"
+    return f"{'REFUSED' if side.proof.refused else 'proved'}: {said}"
 
 
 def _size(count: int) -> str:

@@ -1,7 +1,7 @@
 """What a difference between two models is worth, given the samples that it was seen on. Pure, and the same every time.
 
 Every bound is the upper end of a one-sided 95 % interval of a *paired* difference: both models answer the same samples,
-so what they have in common falls out.
+so what they have in common falls out. An `Interval` has two such ends, of 97.5 % each: for who compares without a side.
 
 - *Answers that are right or wrong*: exact. The unconditional test of a paired difference of proportions (Hsueh, Liu,
   Chen, Biometrics 57:478, 2001) with the score statistic (Tango, Statistics in Medicine 17:891, 1998), inverted. What
@@ -34,6 +34,7 @@ MIN_BLOCKS = 30
 SLOWER = 0.97  # a variant is faster if the upper bound of its paired time ratio stays below
 
 _Z95 = 1.6449
+_Z_BOTH = 1.96  # both ends of 95 %
 _Z_PLANNED = 1.70 + 0.84  # the exact bound at few counts, and 80 % of the draws
 _NUISANCE_ERROR = 0.001
 _NUISANCE_STEPS = 16
@@ -93,7 +94,29 @@ def paired_drop(lost: int, won: int, samples: int) -> Drop:
         raise ValueError(f"{lost} lost and {won} won of {samples} samples")
     difference, discordant = (lost - won) / samples, (lost + won) / samples
     error = math.sqrt(max(0.0, discordant - difference**2) / samples)
-    return Drop(samples, 100 * difference, 100 * _exact_bound(lost, won, samples), 100 * error)
+    return Drop(samples, 100 * difference, 100 * _exact_bound(lost, won, samples, ERROR), 100 * error)
+
+
+def paired_interval(lost: int, won: int, samples: int) -> Interval:
+    """Points of top-1 accuracy that a model gains: two exact bounds."""
+    low, high = (100 * _exact_bound(*counts, samples, ERROR / 2) for counts in ((lost, won), (won, lost)))
+    return Interval(-low, 100 * (won - lost) / samples, high)
+
+
+def paired_needs(lost: int, won: int, samples: int) -> int | None:
+    """As many more samples that behave like these would tell the two apart; None: none would, or none are needed."""
+    more, fewer = max(lost, won), min(lost, won)
+    edge = _exact_bound(fewer, more, samples, ERROR / 2)
+    if more == fewer or edge < 0:
+        return None
+    z = max(_Z_BOTH, -float(_score(fewer, more, samples, edge)))  # of the exact bound, at these counts
+    return max(1, math.ceil(samples * (more + fewer) * (z / (more - fewer)) ** 2) - samples)
+
+
+def share_interval(count: int, samples: int) -> Interval:
+    """A share in percent, with its exact interval."""
+    low, high = _clopper_pearson(count, samples, ERROR, _log_factorials(samples))
+    return Interval(100 * low, 100 * count / samples, 100 * high)
 
 
 def judge_drop(drop: Drop, lost: int, won: int, budget: float) -> Verdict:
@@ -152,17 +175,21 @@ def _score_bound(lost: float, won: float, samples: int, z: float) -> float:
     return high
 
 
-def _exact_bound(lost: int, won: int, samples: int) -> float:
-    """The largest drop, as a fraction, that these counts do not refute."""
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, samples + 1)))])
+def _log_factorials(most: int) -> Floats:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
+
+
+def _exact_bound(lost: int, won: int, samples: int, error: float) -> float:
+    """The largest drop, as a fraction, that these counts do not refute with a chance of ``error`` to be wrong."""
+    factorials = _log_factorials(samples)
     discordant = _clopper_pearson(lost + won, samples, _NUISANCE_ERROR, factorials)
     low, high = (lost - won) / samples, 1.0
     near = min(1.0, 1.5 * _score_bound(lost, won, samples, 2.0) + 2 / samples)
-    if near > low and _chance(near, lost, won, samples, discordant, factorials) <= ERROR:
+    if near > low and _chance(near, lost, won, samples, discordant, factorials) <= error:
         high = near
     while high - low > _PRECISION:
         middle = (low + high) / 2
-        refuted = _chance(middle, lost, won, samples, discordant, factorials) <= ERROR
+        refuted = _chance(middle, lost, won, samples, discordant, factorials) <= error
         low, high = (low, middle) if refuted else (middle, high)
     return high
 
@@ -236,24 +263,53 @@ def bootstrap_drop(metric: Callable[[Floats], float], images: int, resamples: in
     points = metric(np.ones(images))
     if images < MIN_IMAGES:
         return Drop(images, points, 100.0, 100.0)
-    random = np.random.default_rng(0)
-    found = np.array([metric(_counts(random, images)) for _ in range(resamples)])
-    error = float(found.std(ddof=1))
-    at_most = max(_corrected(found, points, metric, images), points + _Z95 * error)
-    return Drop(images, points, at_most, error)
+    draw = _Bootstrap(metric, images, points, resamples)
+    return Drop(images, points, draw.end(_Z95), draw.error)
 
 
-def _corrected(found: Floats, points: float, metric: Callable[[Floats], float], images: int) -> float:
-    """The percentile of the resampled drops that BCa takes for the bound."""
-    normal, edge = NormalDist(), 0.5 / len(found)
-    bias = normal.inv_cdf(min(max(float((found < points).mean()), edge), 1 - edge))
-    without = np.array([metric(_all_but(images, left)) for left in range(images)])  # the jackknife
-    pull = without.mean() - without
-    spread = float(np.sqrt((pull**2).sum()))
-    acceleration = float((pull**3).sum()) / (6 * spread**3) if spread else 0.0
-    shifted = bias + _Z95
-    share = normal.cdf(bias + shifted / (1 - acceleration * shifted))
-    return float(np.percentile(found, 100 * share))
+def bootstrap_interval(metric: Callable[[Floats], float], images: int, resamples: int = _RESAMPLES) -> Interval:
+    """What a metric that is no mean over samples gains; see `bootstrap_drop`."""
+    points = metric(np.ones(images))
+    if images < MIN_IMAGES:
+        return Interval(-100.0, points, 100.0)
+    draw = _Bootstrap(metric, images, points, resamples)
+    return Interval(draw.end(-_Z_BOTH), points, draw.end(_Z_BOTH))
+
+
+def bootstrap_needs(found: Interval, images: int) -> int | None:
+    """As many more images that behave like these would tell the two apart; None: none would, or none are needed."""
+    if images < MIN_IMAGES:
+        return MIN_IMAGES - images
+    if found.value == 0.0 or not found.low <= 0.0 <= found.high:
+        return None
+    edge = found.low if found.value > 0 else found.high
+    return max(1, math.ceil(images * (edge / found.value - 1) ** 2) - images)
+
+
+class _Bootstrap:
+    """A metric over images that were drawn anew, and what BCa corrects its percentiles by.
+
+    Attributes:
+        error: standard deviation over the draws.
+    """
+
+    def __init__(self, metric: Callable[[Floats], float], images: int, points: float, resamples: int) -> None:
+        random = np.random.default_rng(0)
+        self._found = np.array([metric(_counts(random, images)) for _ in range(resamples)])
+        self._points, self.error = points, float(self._found.std(ddof=1))
+        edge = 0.5 / resamples
+        self._bias = NormalDist().inv_cdf(min(max(float((self._found < points).mean()), edge), 1 - edge))
+        without = np.array([metric(_all_but(images, left)) for left in range(images)])  # the jackknife
+        pull = without.mean() - without
+        spread = float(np.sqrt((pull**2).sum()))
+        self._acceleration = float((pull**3).sum()) / (6 * spread**3) if spread else 0.0
+
+    def end(self, z: float) -> float:
+        """The end that lies ``z`` standard deviations off, corrected, and no nearer than the plain one."""
+        shifted = self._bias + z
+        share = NormalDist().cdf(self._bias + shifted / (1 - self._acceleration * shifted))
+        farther = max if z > 0 else min
+        return farther(float(np.percentile(self._found, 100 * share)), self._points + z * self.error)
 
 
 def judge_bootstrap(drop: Drop, budget: float) -> Verdict:

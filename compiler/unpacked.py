@@ -12,7 +12,7 @@ from skerry.bundle import check_files, open_directory, open_file, unpack
 from skerry.disk import Disk
 from skerry.errors import UsageError
 from skerry.inspect import trusted_keys
-from skerry.manifest import DeviceFacts, Manifest, eligible, release_id
+from skerry.manifest import DeviceFacts, Manifest, release_id, why_not
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ class Opened:
         Raises:
             UsageError: there is none.
         """
-        ids = [variant.id for variant in self.manifest.variants]
-        if wanted is not None and wanted not in ids:
-            raise UsageError(f"{self.path.name} has no variant {wanted!r}; there are: {', '.join(ids)}")
-        can = [variant.id for variant in eligible(self.manifest, facts) if wanted in (None, variant.id)]
+        variants = {variant.id: variant for variant in self.manifest.variants}
+        if wanted is not None and wanted not in variants:
+            raise UsageError(f"{self.path.name} has no variant {wanted!r}; there are: {', '.join(variants)}")
+        asked = [v for v in variants.values() if wanted in (None, v.id)]
+        why = {v.id: why_not(v.backend, v.requires, facts) for v in asked}
+        can = [variant for variant, reason in why.items() if reason is None]
         if not can:
-            raise UsageError(f"{self.path.name}: this machine cannot run {wanted or ', '.join(ids)}")
+            reasons = "; ".join(f"{variant} {reason}" for variant, reason in why.items())
+            raise UsageError(f"{self.path.name} has nothing that this machine can run: {reasons}")
         return can
 
 
