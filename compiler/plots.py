@@ -12,6 +12,7 @@ from compiler.svg import Axis, circle, diamond, line, number, path, rect, span, 
 _WIDE = 860.0
 _CLEAN_DB = 80.0  # errors below that are rounding: all are drawn at the upper edge
 _MAP_COLUMNS = 29
+_LABEL = 0.2  # of the drawing's width: what a layer's name takes
 _SHORT = {"fp32": "32", "fp16": "16", "bf16": "b16", "int8": "8"}
 
 
@@ -78,17 +79,17 @@ def error_of_each_layer(layers: Sequence[Layer], limit_db: float | None) -> str:
         below = limit_db is not None and db < limit_db
         says = f"{k}: {layer.name} ({layer.kind}), {db:.1f} dB"
         parts.append(diamond(x(k), y(db), 6, "bad-mark", says) if below else circle(x(k), y(db), 3, "tried", says))
-    for k, layer, db in _apart(sorted(known, key=lambda one: one[2])):
+    for k, layer, db in _apart(sorted(known, key=lambda one: one[2]), len(layers)):
         side, drop = "end" if k > len(layers) / 2 else "start", 14 if y(db) < bottom - 30 else -8
         parts.append(text(x(k) + (-8 if side == "end" else 8), y(db) + drop, f"{k} {layer.name}", "dim", side))
     return svg(_WIDE, bottom + 44, f"error of {len(known)} layers, the worst {least:.1f} dB", parts)
 
 
-def _apart(worst: Sequence[tuple[int, Layer, float]]) -> list[tuple[int, Layer, float]]:
-    """The three worst that stand far enough from each other to be labelled."""
+def _apart(worst: Sequence[tuple[int, Layer, float]], count: int) -> list[tuple[int, Layer, float]]:
+    """Of the worst tenth, three at least, those that stand far enough from each other to be labelled, three at most."""
     named: list[tuple[int, Layer, float]] = []
-    for one in worst:
-        if len(named) < 3 and all(abs(one[0] - other[0]) > 3 and abs(one[2] - other[2]) > 3 for other in named):
+    for one in worst[: max(3, count // 10)]:
+        if len(named) < 3 and all(abs(one[0] - other[0]) > count * _LABEL for other in named):
             named.append(one)
     return named
 
@@ -160,8 +161,8 @@ def lineage(sources: Mapping[str, str], passes: Mapping[str, Sequence[Step]]) ->
         for row, (_, name, digest) in enumerate(entries):
             x, y = depth * (box[0] + gap), 4 + row * tall
             parts.append(rect(x, y, *box, "box" if digest else "box strong-box", name))
-            parts.append(text(x + 8, y + (17 if digest else 25), name, "small"))
-            parts.append(text(x + 8, y + 33, digest[:12], "tiny mono"))
+            parts.append(text(x + 8, y + (17 if digest else 25), name, "small box-text"))
+            parts.append(text(x + 8, y + 33, digest[:12], "tiny mono box-text"))
     width = len(columns) * (box[0] + gap) - gap + 2
     return svg(
         width, max(map(len, columns.values())) * tall, f"from {len(sources)} sources to {len(passes)} variants", parts
