@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import typed_nets as nets
+from nets import Net
 from onnx import TensorProto, helper, numpy_helper
-from typed_nets import Net
 
 from compiler import calibrate, half, islands, layernorm
 from compiler.graph import Graph
@@ -40,8 +40,8 @@ def error_db(model, wanted):
 
 def one(kind, *constants, **attributes):
     """A net of one operator."""
-    net = Net(SHAPE)
-    made = net.op(kind, "image", *[net.constant(c) for c in constants], name="y", **attributes)
+    net = Net(*SHAPE)
+    made = net.node(kind, "image", *[net.constant(c) for c in constants], name="y", **attributes)
     return net.model(made)
 
 
@@ -80,9 +80,9 @@ def test_no_two_casts_make_the_same_value():
 
 
 def test_a_value_that_would_overflow_stays_fp32_and_the_reason_names_it():
-    net = Net(SHAPE)
-    loud = net.op("Mul", "image", net.constant(np.array(60000.0, np.float32)), name="loud")
-    model = net.model(net.op("Mul", loud, net.constant(np.array(1e-4, np.float32)), name="y"))
+    net = Net(*SHAPE)
+    loud = net.node("Mul", "image", net.constant(np.array(60000.0, np.float32)), name="loud")
+    model = net.model(net.node("Mul", loud, net.constant(np.array(1e-4, np.float32)), name="y"))
     found = ranges_of(model)
 
     made, islands = half.to_half(model, found)
@@ -169,10 +169,10 @@ def test_subgraphs_keep_their_types_and_what_they_read():
         out = helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE)
         return helper.make_graph([node], name, [], [out])
 
-    net = Net(SHAPE)
-    net.op("Mul", "image", net.constant(np.array(2.0, np.float32)), name="doubled")
+    net = Net(*SHAPE)
+    net.node("Mul", "image", net.constant(np.array(2.0, np.float32)), name="doubled")
     net.constant(np.array(True), "yes")
-    net.op("If", "yes", name="y", then_branch=branch("then", "Relu"), else_branch=branch("else", "Neg"))
+    net.node("If", "yes", name="y", then_branch=branch("then", "Relu"), else_branch=branch("else", "Neg"))
     model = net.model("y")
 
     made, islands = half.to_half(model, ranges_of(model))
@@ -184,12 +184,12 @@ def test_subgraphs_keep_their_types_and_what_they_read():
 
 
 def test_a_resize_keeps_its_scales_and_a_cast_its_type():
-    net = Net(SHAPE)
+    net = Net(*SHAPE)
     scales = net.constant(np.array([1, 1, 2, 2], np.float32), "scales")
-    up = net.op("Resize", "image", "", scales, mode="nearest")
-    whole = net.op("Cast", net.op("Floor", up), to=TensorProto.INT64)
-    back = net.op("Cast", whole, to=TensorProto.FLOAT)
-    model = net.model(net.op("Mul", back, net.constant(np.array(0.5, np.float32)), name="y"))
+    up = net.node("Resize", "image", "", scales, mode="nearest")
+    whole = net.node("Cast", net.node("Floor", up), to=TensorProto.INT64)
+    back = net.node("Cast", whole, to=TensorProto.FLOAT)
+    model = net.model(net.node("Mul", back, net.constant(np.array(0.5, np.float32)), name="y"))
 
     made, _ = half.to_half(model, ranges_of(model))
 
@@ -200,10 +200,10 @@ def test_a_resize_keeps_its_scales_and_a_cast_its_type():
 
 
 def test_a_scale_that_half_precision_would_round_to_zero_keeps_its_pair_fp32():
-    net = Net(SHAPE)
+    net = Net(*SHAPE)
     scale, zero = net.constant(np.array(1e-9, np.float32)), net.constant(np.array(0, np.int8))
-    stored = net.op("QuantizeLinear", "image", scale, zero)
-    model = net.model(net.op("DequantizeLinear", stored, scale, zero, name="y"))
+    stored = net.node("QuantizeLinear", "image", scale, zero)
+    model = net.model(net.node("DequantizeLinear", stored, scale, zero, name="y"))
 
     made = half.convert(model, [])
 
@@ -255,12 +255,12 @@ def test_its_squares_overflow_in_half_precision_unless_it_is_one_node_or_an_isla
 
 
 def test_other_ways_to_write_a_normalization_are_known_too():
-    net = Net([1, 8, 16])
+    net = Net(1, 8, 16)
     axes = net.constant(np.array([-1]))
-    centred = net.op("Sub", "image", net.op("ReduceMean", "image", axes))
-    variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes)
-    root = net.op("Sqrt", net.op("Add", variance, net.constant(np.array(1e-6, np.float32))))
-    model = net.model(net.op("Mul", net.op("Reciprocal", root), centred, name="y"))
+    centred = net.node("Sub", "image", net.node("ReduceMean", "image", axes))
+    variance = net.node("ReduceMean", net.node("Mul", centred, centred), axes)
+    root = net.node("Sqrt", net.node("Add", variance, net.constant(np.array(1e-6, np.float32))))
+    model = net.model(net.node("Mul", net.node("Reciprocal", root), centred, name="y"))
     frame = np.random.default_rng(1).normal(3.0, 2.0, (1, 8, 16)).astype(np.float32)
 
     fused, names = layernorm.fuse(model)
@@ -281,12 +281,12 @@ def two_axes(net):
 
 @pytest.mark.parametrize("axes", [other_axis, two_axes])
 def test_what_only_looks_like_a_normalization_is_left_alone(axes):
-    net = Net([1, 8, 16])
+    net = Net(1, 8, 16)
     first, second = axes(net)
-    centred = net.op("Sub", "image", net.op("ReduceMean", "image", first))
-    variance = net.op("ReduceMean", net.op("Mul", centred, centred), second)
-    root = net.op("Sqrt", net.op("Add", variance, net.constant(np.array(1e-6, np.float32))))
-    model = net.model(net.op("Div", centred, root, name="y"))
+    centred = net.node("Sub", "image", net.node("ReduceMean", "image", first))
+    variance = net.node("ReduceMean", net.node("Mul", centred, centred), second)
+    root = net.node("Sqrt", net.node("Add", variance, net.constant(np.array(1e-6, np.float32))))
+    model = net.model(net.node("Div", centred, root, name="y"))
 
     fused, names = layernorm.fuse(model)
 

@@ -122,17 +122,17 @@ def test_no_grid_lies_on_a_residual_stream_a_softmax_or_a_norm(prepared, layout)
 
 def test_a_layernorm_in_pieces_keeps_its_input_too() -> None:
     net = nets.Net(1, 3, 8, 8)
-    value = net.conv("image", 3, 8, name="first")
+    value = net.conv("image", 3, 8, 3, name="first")
     mean = net.node("ReduceMean", value, net.constant(np.array([1])))
     centred = net.node("Sub", value, mean)
     norm = net.node(
         "Div", centred, net.node("ReduceMean", net.node("Mul", centred, centred), net.constant(np.array([1])))
     )
-    model = net.model(net.conv(norm, 8, 4, name="last"), 1, 4, 8, 8)
+    model = net.model(net.conv(norm, 8, 4, 3, name="last"))
 
     placement = place(Graph(model))
 
-    assert placement.nodes == {"node.last"}
+    assert placement.nodes == {"last"}
     assert set(placement.grids) == {norm, "last"}
 
 
@@ -178,7 +178,7 @@ def test_all_units_in_float_are_the_net_as_it_was(prepared, build, layout) -> No
 def test_an_edge_that_only_float_nodes_use_has_no_pair(prepared) -> None:
     model = prepared(nets.residual())
     units = {unit.name: unit for unit in fusion_units(model)}
-    keep = {*units["node.a1"].nodes, *units["node.a2"].nodes, *units["node.shortcut"].nodes}
+    keep = {*units["a1"].nodes, *units["a2"].nodes, *units["shortcut"].nodes}
 
     grids = on_grids(laid_out(model, keep_float=keep))
 
@@ -191,11 +191,11 @@ def test_an_edge_that_only_float_nodes_use_has_no_pair(prepared) -> None:
 def test_a_float_node_reads_what_a_float_node_made_though_int8_reads_it_too(prepared) -> None:
     model = prepared(nets.residual())
     units = {unit.name: unit for unit in fusion_units(model)}
-    keep = {*units["node.a2"].nodes, *units["node.b2"].nodes}
+    keep = {*units["a2"].nodes, *units["b2"].nodes}
 
     quantized = laid_out(model, keep_float=keep)
 
-    sums = next(node for node in quantized.graph.node if node.name == "node.b.sum")
+    sums = next(node for node in quantized.graph.node if node.name == "b.sum")
     assert "a" in sums.input  # not its grid, on which b1 works
     assert "a" in on_grids(quantized)
 
@@ -243,7 +243,7 @@ def columns(kind: str, **attributes) -> onnx.ModelProto:
     table = net.random.normal(size=(16, 16)).astype(np.float32) * np.geomspace(1e-3, 1.0, 16, dtype=np.float32)
     table = table.T if attributes.get("transB") else table
     out = net.node(kind, flat, net.constant(np.ascontiguousarray(table), "table"), name="out", **attributes)
-    return net.model(out, 48, 16)
+    return net.model(out)
 
 
 @pytest.mark.parametrize("layout", [*STATIC, "dynamic"])
@@ -258,16 +258,16 @@ def test_scales_lie_along_the_outputs(prepared, kind, attributes, layout) -> Non
 def test_what_no_kernel_takes_stays_float() -> None:
     """A stack of matrices, scaled or turned products, and transposed convolutions, which have no int8 kernel here."""
     net = nets.Net(1, 8, 8, 8)
-    value = net.conv("image", 8, 8, name="conv")
+    value = net.conv("image", 8, 8, 3, name="conv")
     stacked = net.node("MatMul", value, net.weights(8, 8, 8), name="stacked")
     up = net.node("ConvTranspose", stacked, net.weights(8, 4, 2, 2), name="up", strides=[2, 2], group=1)
     rows = net.node("Reshape", up, net.constant(np.array([64, 16])))
     scaled = net.node("Gemm", rows, net.weights(16, 4), name="scaled", alpha=0.5)
     turned = net.node("Gemm", scaled, net.weights(64, 4), name="turned", transA=1)
 
-    placement = place(Graph(net.model(turned, 4, 4)))
+    placement = place(Graph(net.model(turned)))
 
-    assert placement.nodes == {"node.conv"}
+    assert placement.nodes == {"conv"}
 
 
 def test_a_table_that_two_layers_share_serves_both(prepared) -> None:
@@ -275,7 +275,7 @@ def test_a_table_that_two_layers_share_serves_both(prepared) -> None:
     flat = net.node("Reshape", "image", net.constant(np.array([48, 16])))
     table, bias = net.weights(16, 16, name="table"), net.constant(np.linspace(-1, 1, 16, dtype=np.float32), "bias")
     first = net.node("Relu", net.node("Gemm", flat, table, bias, name="first"))
-    model = prepared(net.model(net.node("Gemm", first, table, bias, name="second", transB=1), 48, 16))
+    model = prepared(net.model(net.node("Gemm", first, table, bias, name="second", transB=1)))
 
     quantized = laid_out(model)
 
@@ -286,7 +286,7 @@ def test_a_table_that_two_layers_share_serves_both(prepared) -> None:
 
 def test_a_channel_without_weights_keeps_its_bias(prepared) -> None:
     net = nets.Net(1, 3, 16, 16)
-    model = net.model(net.conv("image", 3, 4, name="conv"), 1, 4, 16, 16)
+    model = net.model(net.conv("image", 3, 4, 3, name="conv"))
     weight, bias = (next(t for t in model.graph.initializer if t.name == f"conv.{n}") for n in ("weight", "bias"))
     table = np.array(onnx.numpy_helper.to_array(weight))
     table[1] = 0.0
@@ -300,10 +300,10 @@ def test_a_channel_without_weights_keeps_its_bias(prepared) -> None:
 
 def test_an_output_of_the_net_keeps_its_name_and_passes_its_grid(prepared) -> None:
     net = nets.Net(1, 3, 16, 16)
-    inner = net.conv("image", 3, 8, name="inner")
-    model = net.model(inner, 1, 8, 16, 16)
-    last = net.conv(inner, 8, 4, name="last")
-    model = net.model(last, 1, 4, 16, 16)
+    inner = net.conv("image", 3, 8, 3, name="inner")
+    model = net.model(inner)
+    last = net.conv(inner, 8, 4, 3, name="last")
+    model = net.model(last)
     model.graph.output.append(helper.make_tensor_value_info(inner, onnx.TensorProto.FLOAT, [1, 8, 16, 16]))
 
     quantized = laid_out(prepared(model))
@@ -316,7 +316,7 @@ def test_an_output_of_the_net_keeps_its_name_and_passes_its_grid(prepared) -> No
 def test_what_a_subgraph_takes_from_around_it_stays(prepared) -> None:
     """A branch that reads a convolution's output before its ReLU, and a table that only the branch reads."""
     net = nets.Net(1, 3, 16, 16)
-    inner = net.conv("image", 3, 8, name="inner")
+    inner = net.conv("image", 3, 8, 3, name="inner")
     value = net.node("Relu", inner)
     offset = net.constant(np.full((1, 8, 1, 1), 0.5, np.float32), "offset")
     branches = {}
@@ -325,7 +325,7 @@ def test_what_a_subgraph_takes_from_around_it_stays(prepared) -> None:
         branches[name] = helper.make_graph([helper.make_node(kind, [inner, offset], [out.name])], name, [], [out])
     which = net.node("Greater", net.node("ReduceMax", value, keepdims=0), net.constant(np.float32(0.1)))
     chosen = net.node("If", which, **branches)
-    model = prepared(net.model(net.conv(net.node("Add", value, chosen), 8, 4, name="last"), 1, 4, 16, 16))
+    model = prepared(net.model(net.conv(net.node("Add", value, chosen), 8, 4, 3, name="last")))
 
     assert "If" in {node.op_type for node in model.graph.node}
     for layout in (*STATIC, "dynamic"):

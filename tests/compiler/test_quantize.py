@@ -216,12 +216,10 @@ def test_a_bias_that_two_layers_share_is_left_alone(build: Build) -> None:
 
 def test_frames_that_do_not_fit_into_memory_are_left_out() -> None:
     net = nets.Net(1, 3, 640, 640)
-    wide = net.conv("image", 3, 96, name="wide")
+    wide = net.conv("image", 3, 96, 3, name="wide")
 
     assert affordable(nets.residual(), 32) == 32
-    assert (
-        affordable(net.model(net.conv(wide, 96, 4, name="thin"), 1, 4, 640, 640), 32) == 8
-    )  # at the most 162 MB a frame
+    assert affordable(net.model(net.conv(wide, 96, 4, 3, name="thin")), 32) == 8  # at the most 162 MB a frame
 
 
 def test_a_net_without_any_bias_needs_no_correction(build: Build) -> None:

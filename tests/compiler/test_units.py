@@ -20,11 +20,11 @@ NETS = [nets.residual, nets.split_and_concat, nets.transformer]
 
 
 def by_name(model: onnx.ModelProto) -> dict[str, Unit]:
-    return {unit.name.removeprefix("node."): unit for unit in fusion_units(model)}
+    return {unit.name: unit for unit in fusion_units(model)}
 
 
 def members(unit: Unit) -> set[str]:
-    return {name.removeprefix("node.") for name in unit.nodes}
+    return set(unit.nodes)
 
 
 def assert_lawful(model: onnx.ModelProto) -> list[Unit]:
@@ -73,9 +73,9 @@ def test_the_residual_add_goes_with_the_branch_that_arrives_last() -> None:
 def test_a_shortcut_that_is_written_last_does_not_take_the_add() -> None:
     model = nets.residual()
     nodes = list(model.graph.node)
-    shortcut = next(n for n in nodes if n.name == "node.shortcut")
+    shortcut = next(n for n in nodes if n.name == "shortcut")
     nodes.remove(shortcut)
-    nodes.insert(next(i for i, n in enumerate(nodes) if n.name == "node.a.sum"), shortcut)
+    nodes.insert(next(i for i, n in enumerate(nodes) if n.name == "a.sum"), shortcut)
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
 
@@ -112,10 +112,10 @@ def test_macs_are_counted_from_shapes() -> None:
 
 def test_depthwise_and_transposed_convolutions_count_their_own_work() -> None:
     net = nets.Net(1, 8, 8, 8)
-    each = net.conv("image", 8, 8, name="each", group=8)
+    each = net.conv("image", 8, 8, 3, name="each", group=8)
     up = net.node("ConvTranspose", each, net.weights(8, 4, 2, 2), name="up", strides=[2, 2])
 
-    units = by_name(net.model(up, 1, 4, 16, 16))
+    units = by_name(net.model(up))
 
     assert (units["each"].kind, units["each"].macs) == ("depthwise", 8 * 8 * 8 * 9)
     assert (units["up"].kind, units["up"].macs) == ("conv", 8 * 8 * 8 * 4 * 2 * 2)
@@ -125,7 +125,7 @@ def test_what_stands_before_the_first_weights_joins_them() -> None:
     net = nets.Net(1, 3, 8, 8)
     scaled = net.node("Mul", "image", net.constant([0.5]), name="scaled")
     pooled = net.node("MaxPool", scaled, name="pooled", kernel_shape=[2, 2], strides=[2, 2])
-    model = net.model(net.conv(pooled, 3, 4, name="first"), 1, 4, 4, 4)
+    model = net.model(net.conv(pooled, 3, 4, 3, name="first"))
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(nets.np.float32([0.5]), "c0"))
 
     assert members(by_name(model)["first"]) == {"scaled", "pooled", "first"}
@@ -133,7 +133,7 @@ def test_what_stands_before_the_first_weights_joins_them() -> None:
 
 def test_a_net_without_weights_is_one_unit_of_other_things() -> None:
     net = nets.Net(1, 3, 8, 8)
-    (unit,) = fusion_units(net.model(net.node("Relu", net.node("MaxPool", "image", kernel_shape=[1, 1])), 1, 3, 8, 8))
+    (unit,) = fusion_units(net.model(net.node("Relu", net.node("MaxPool", "image", kernel_shape=[1, 1]))))
 
     assert (unit.kind, unit.macs, len(unit.nodes)) == ("other", 0, 2)
 

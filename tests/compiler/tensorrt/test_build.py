@@ -10,6 +10,7 @@ import onnx
 import pytest
 import rtx
 import typed_nets as nets
+from nets import Net
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
@@ -77,10 +78,10 @@ def test_and_it_is_refused_before_anything_is_built(tmp_path):
 
 
 def test_an_operator_that_the_parser_does_not_know_is_named_with_its_reason(tmp_path):
-    net = nets.Net([1, 3, 64, 64])
-    net.op("Relu", "image", name="before")
+    net = Net(1, 3, 64, 64)
+    net.node("Relu", "image", name="before")
     net.nodes.append(helper.make_node("DynamicQuantizeLinear", ["before"], ["y", "scale", "zero"], "the_culprit"))
-    net.op("Cast", "y", name="out", to=TensorProto.FLOAT)
+    net.node("Cast", "y", name="out", to=TensorProto.FLOAT)
 
     with pytest.raises(CompileError, match=r"the_culprit \(DynamicQuantizeLinear\): "):
         rtx.build(net.model("out"), tmp_path)

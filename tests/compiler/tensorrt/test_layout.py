@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import typed_nets as nets
+from nets import Net
 from onnx import TensorProto
-from typed_nets import Net
 
 from compiler import calibrate
 from compiler.graph import Graph, attribute
@@ -95,13 +95,13 @@ def test_nothing_stands_between_a_convolution_and_its_activation(name):
 
 
 def test_weights_have_a_scale_per_output_channel_on_the_operators_own_axis():
-    net = Net([1, 32, 8, 8])
-    x = net.op("Conv", "image", net.constant(np.ones((40, 32, 1, 1), np.float32), "conv"), kernel_shape=[1, 1])
-    x = net.op("ConvTranspose", x, net.constant(np.ones((40, 24, 2, 2), np.float32), "up"), strides=[2, 2])
-    x = net.op("Transpose", net.op("Reshape", x, net.constant(np.array([24, 256]))), perm=[1, 0])
-    x = net.op("MatMul", x, net.constant(np.ones((24, 48), np.float32), "matrix"))
-    x = net.op("Gemm", x, net.constant(np.ones((56, 48), np.float32), "turned"), transB=1)
-    model = net.model(net.op("Gemm", x, net.constant(np.ones((56, 64), np.float32), "straight"), name="y"))
+    net = Net(1, 32, 8, 8)
+    x = net.node("Conv", "image", net.constant(np.ones((40, 32, 1, 1), np.float32), "conv"), kernel_shape=[1, 1])
+    x = net.node("ConvTranspose", x, net.constant(np.ones((40, 24, 2, 2), np.float32), "up"), strides=[2, 2])
+    x = net.node("Transpose", net.node("Reshape", x, net.constant(np.array([24, 256]))), perm=[1, 0])
+    x = net.node("MatMul", x, net.constant(np.ones((24, 48), np.float32), "matrix"))
+    x = net.node("Gemm", x, net.constant(np.ones((56, 48), np.float32), "turned"), transB=1)
+    model = net.model(net.node("Gemm", x, net.constant(np.ones((56, 64), np.float32), "straight"), name="y"))
     ranges = dict.fromkeys(["image", *(n.output[0] for n in model.graph.node)], (-1.0, 1.0))
 
     made = layout.lay_out(model, ranges)
@@ -117,8 +117,8 @@ def test_weights_have_a_scale_per_output_channel_on_the_operators_own_axis():
 def test_a_channels_weights_use_its_whole_grid_and_none_is_clipped():
     random = np.random.default_rng(5)
     weights = random.normal(size=(32, 16, 3, 3)).astype(np.float32) * np.geomspace(1e-3, 10, 32)[:, None, None, None]
-    net = Net([1, 16, 8, 8])
-    model = net.model(net.op("Conv", "image", net.constant(weights.astype(np.float32), "w"), name="y"))
+    net = Net(1, 16, 8, 8)
+    model = net.model(net.node("Conv", "image", net.constant(weights.astype(np.float32), "w"), name="y"))
 
     tensors = weights_of(layout.lay_out(model, {"image": (-1.0, 1.0), "y": (-9.0, 9.0)}))
     stored = next(t for name, t in tensors.items() if name == "w_q0")
@@ -131,8 +131,8 @@ def test_a_channels_weights_use_its_whole_grid_and_none_is_clipped():
 
 def test_a_dead_channel_still_has_a_grid():
     weights = np.zeros((16, 16, 1, 1), np.float32)
-    net = Net([1, 16, 8, 8])
-    model = net.model(net.op("Conv", "image", net.constant(weights), kernel_shape=[1, 1], name="y"))
+    net = Net(1, 16, 8, 8)
+    model = net.model(net.node("Conv", "image", net.constant(weights), kernel_shape=[1, 1], name="y"))
 
     made = layout.lay_out(model, {"image": (0.0, 0.0), "y": (0.0, 0.0)})
 
@@ -181,11 +181,11 @@ def test_a_transformers_residual_stream_is_not_quantized():
 
 
 def test_a_sum_that_somebody_else_reads_before_it_is_no_residual_sum():
-    net = Net([1, 16, 8, 8])
+    net = Net(1, 16, 8, 8)
     first = net.conv("image", 16, 16)
     second = net.conv(first, 16, 16)
-    net.op("Identity", second, name="aside")
-    model = net.model(net.op("Add", second, first, name="y"), "aside")
+    net.node("Identity", second, name="aside")
+    model = net.model(net.node("Add", second, first, name="y"), "aside")
 
     assert placement.decide(model, ranges_of_16(model)).skips == {}
 
@@ -213,12 +213,12 @@ def test_what_is_concatenated_is_on_one_grid():
 
 
 def test_a_grid_reaches_as_far_as_the_widest_of_those_that_share_it():
-    net = Net([1, 16, 8, 8])
-    narrow = net.op("Relu", "image", name="narrow")
-    wide = net.op("Mul", "image", net.constant(np.array(50.0, np.float32)), name="wide")
-    both = net.op("Concat", narrow, wide, axis=1)
+    net = Net(1, 16, 8, 8)
+    narrow = net.node("Relu", "image", name="narrow")
+    wide = net.node("Mul", "image", net.constant(np.array(50.0, np.float32)), name="wide")
+    both = net.node("Concat", narrow, wide, axis=1)
     alone = net.conv(narrow, 16, 16)
-    model = net.model(net.op("Identity", alone, name="a"), net.conv(both, 32, 16))
+    model = net.model(net.node("Identity", alone, name="a"), net.conv(both, 32, 16))
     ranges = dict.fromkeys([n.output[0] for n in model.graph.node], (-1.0, 1.0)) | {"wide": (-50.0, 40.0)}
 
     decided = placement.decide(model, ranges)
@@ -227,10 +227,10 @@ def test_a_grid_reaches_as_far_as_the_widest_of_those_that_share_it():
 
 
 def test_a_concat_that_nobody_reads_quantized_binds_nobody():
-    net = Net([1, 16, 8, 8])
-    narrow = net.op("Relu", "image", name="narrow")
-    wide = net.op("Mul", "image", net.constant(np.array(50.0, np.float32)), name="wide")
-    net.op("Concat", narrow, wide, axis=1, name="both")
+    net = Net(1, 16, 8, 8)
+    narrow = net.node("Relu", "image", name="narrow")
+    wide = net.node("Mul", "image", net.constant(np.array(50.0, np.float32)), name="wide")
+    net.node("Concat", narrow, wide, axis=1, name="both")
     model = net.model(net.conv(narrow, 16, 16), "both")
     ranges = dict.fromkeys([n.output[0] for n in model.graph.node], (-1.0, 1.0)) | {"wide": (-50.0, 40.0)}
 
@@ -250,7 +250,7 @@ def test_a_concat_that_nobody_reads_quantized_binds_nobody():
     ],
 )
 def test_a_convolution_too_thin_for_int8_stays_as_it_is(into, out, options, words):
-    net = Net([1, into, 8, 8])
+    net = Net(1, into, 8, 8)
     name = net.conv("image", into, out, 1, **options)
     model = net.model(name)
 
@@ -270,8 +270,8 @@ def test_a_convolution_too_thin_for_int8_stays_as_it_is(into, out, options, word
     ],
 )
 def test_a_matrix_too_thin_for_int8_stays_as_it_is(rows, into, out, words):
-    net = Net([1, rows, into])
-    name = net.op("MatMul", "image", net.weights(into, out, fan=into), name="y")
+    net = Net(1, rows, into)
+    name = net.node("MatMul", "image", net.weights(into, out, fan=into, gain=2.0), name="y")
     model = net.model(name)
 
     left = placement.decide(model, {"image": (-1.0, 1.0), "y": (-1.0, 1.0)}).left
@@ -282,9 +282,9 @@ def test_a_matrix_too_thin_for_int8_stays_as_it_is(rows, into, out, words):
 
 def test_a_convolution_over_one_pixel_is_one_row_too():
     """Squeeze and excite: what stands behind a global mean."""
-    net = Net([1, 32, 8, 8])
-    squeezed = net.conv(net.op("GlobalAveragePool", "image"), 32, 32)
-    model = net.model(net.op("Mul", "image", net.op("Sigmoid", squeezed), name="y"))
+    net = Net(1, 32, 8, 8)
+    squeezed = net.conv(net.node("GlobalAveragePool", "image"), 32, 32)
+    model = net.model(net.node("Mul", "image", net.node("Sigmoid", squeezed), name="y"))
 
     left = layout_of_32(model).left
 
@@ -345,10 +345,10 @@ def test_operator_sets_that_nobody_uses_are_dropped():
 
 
 def test_weights_that_two_layers_share_are_stored_once():
-    net = Net([1, 16, 8, 8])
-    weights = net.weights(16, 16, 1, 1, fan=16)
-    first = net.op("Conv", "image", weights, kernel_shape=[1, 1])
-    model = net.model(net.op("Conv", first, weights, kernel_shape=[1, 1], name="y"))
+    net = Net(1, 16, 8, 8)
+    weights = net.weights(16, 16, 1, 1, fan=16, gain=2.0)
+    first = net.node("Conv", "image", weights, kernel_shape=[1, 1])
+    model = net.model(net.node("Conv", first, weights, kernel_shape=[1, 1], name="y"))
 
     made = layout.lay_out(model, dict.fromkeys(["image", first, "y"], (-1.0, 1.0)))
 

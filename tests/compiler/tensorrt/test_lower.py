@@ -11,6 +11,7 @@ import onnx
 import pytest
 import rtx
 import typed_nets as nets
+from nets import Net
 
 from compiler import calibrate, quantize, target
 from compiler.host import Host
@@ -136,7 +137,7 @@ def test_biases_are_corrected_where_there_are_tensors(tmp_path):
 
 
 def test_a_net_with_nothing_to_quantize_is_refused_rather_than_shipped_as_int8(tmp_path):
-    net = nets.Net([1, 3, 64, 64])
+    net = Net(1, 3, 64, 64)
     model = net.model(net.conv("image", 3, 8, 3))
     source = Calibrated(model, calibrate.ranges(model, nets.frames(2), calibrate.DEFAULT, 1, rtx.said))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rtx
 import typed_nets as nets
+from nets import Net
 from onnx import TensorProto, helper
 
 from compiler import half, target
@@ -171,7 +172,7 @@ def test_a_graph_that_would_silently_be_built_in_fp32_is_refused(precision):
 
 
 def with_node(kind, domain="", outputs=("y",)):
-    net = nets.Net([1, 3, 8, 8])
+    net = Net(1, 3, 8, 8)
     net.nodes.append(helper.make_node(kind, ["image"], list(outputs), "the_node", domain=domain))
     graph = helper.make_graph(
         net.nodes,
@@ -219,10 +220,10 @@ def test_an_opset_that_the_oldest_parser_does_not_read(opset, refused):
 
 
 def pair(scale, zero):
-    net = nets.Net([1, 16, 8, 8])
+    net = Net(1, 16, 8, 8)
     names = [net.constant(scale), *([net.constant(zero)] if zero is not None else [])]
-    stored = net.op("QuantizeLinear", "image", *names, name="q")
-    return net.model(net.op("DequantizeLinear", stored, *names, name="y"))
+    stored = net.node("QuantizeLinear", "image", *names, name="q")
+    return net.model(net.node("DequantizeLinear", stored, *names, name="y"))
 
 
 STEP = np.array(0.1, np.float32)
@@ -244,11 +245,11 @@ def test_a_grid_that_is_not_tensorrts_is_refused(model, words):
 
 
 def test_a_scale_that_is_computed_is_refused():
-    net = nets.Net([1, 16, 8, 8])
+    net = Net(1, 16, 8, 8)
     zero = net.constant(np.array(0, np.int8))
-    scale = net.op("ReduceMax", net.op("Abs", "image"), keepdims=0)
-    stored = net.op("QuantizeLinear", "image", scale, zero, name="q")
-    model = net.model(net.op("DequantizeLinear", stored, scale, zero, name="y"))
+    scale = net.node("ReduceMax", net.node("Abs", "image"), keepdims=0)
+    stored = net.node("QuantizeLinear", "image", scale, zero, name="q")
+    model = net.model(net.node("DequantizeLinear", stored, scale, zero, name="y"))
 
     assert any("q has a scale that is computed" in w for w in preflight.model_refusals(model, plan("int8"), Requires()))
 
