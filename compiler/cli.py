@@ -183,7 +183,8 @@ class _Tell:
         if not self._begun:
             self._begun = True
             self._remember()
-        self._status.update(name)
+        if name not in _SMALL:  # what these are for was said a moment ago, and stays
+            self._status.update(name)
 
     def ended(self, name: str, seconds: float | None) -> None:
         if name in _SMALL:
