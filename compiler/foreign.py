@@ -5,6 +5,8 @@ Read in this process, and so by parsing alone; whatever runs the file is in the 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,12 @@ def check_kind(file: Path) -> None:
     """Raises `UsageError` for a file that is known not to be a model by itself."""
     if why := _INSTEAD.get(file.suffix.lower()):
         raise UsageError(f"{file.name} is not something to compile: {why}")
+
+
+def release_name(text: str) -> str:
+    """A release's name out of a folder's or a file's: no accents, and a dash for whatever it may not hold."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", plain).strip("-._")[:64] or "model"
 
 
 def complete(values: Values, file: Path, shape: list[int] | None) -> None:
@@ -71,7 +79,7 @@ def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
         UsageError: it does not look like one.
     """
     values: Values = {
-        "name": plain_names([file.stem], {})[file.stem].lower()[:64],
+        "name": release_name(file.stem),
         "model": {KINDS[file.suffix]: file.name},
     }
     complete(values, file, shape)

@@ -13,7 +13,7 @@ import msgspec
 
 from compiler import foreign
 from skerry.config import convert, read_toml
-from skerry.errors import ConfigError, UsageError
+from skerry.errors import ConfigError, FormatError, UsageError
 from skerry.manifest import FLOOR, Classification, Detection, InGraph, Limits, Positive, Preprocess, check_name, tighter
 
 MIN_CALIBRATION_FRAMES = 100  # fewer say little about a camera's whole day: refused, or forced and marked
@@ -183,7 +183,7 @@ def _from_callable(file: Path, function: str, overrides: Overrides) -> Source:
         return _resolve(values, str(beside), root, overrides, [])
     size = (overrides.shape or [1, 3, 224, 224])[2:]
     values = {
-        "name": root.name.lower().replace(" ", "-"),
+        "name": foreign.release_name(root.name),
         "model": {"build": build, "outputs": ["scores"]},
         "input": {"shape": [1, 3, *size]},
         "preprocess": {
@@ -225,7 +225,12 @@ def _resolve(values: dict[str, Any], origin: str, folder: Path, overrides: Overr
         raise ConfigError(
             f"{origin}: expected the least and the most images, found {recipe.input.batch} - at `$.input.batch`"
         )
-    check_name(recipe.name)
+    try:
+        check_name(recipe.name)
+    except FormatError as exc:
+        raise UsageError(
+            f"the release's name {recipe.name!r}: expected 1 to 64 of a-z 0-9 . _ - in the recipe or with --name"
+        ) from exc
     weights = _weights(recipe, folder, overrides.weights)
     if weights is None and file is None:
         assumed = [*assumed, "no weights: the model is compiled as its builder returns it (see --weights)"]

@@ -43,7 +43,7 @@ def test_a_file_alone_is_a_classifier_and_every_assumption_is_said(tmp_path):
     source = recipe.load(str(save(tmp_path, plain())), NOTHING)
 
     made = source.recipe
-    assert (made.name, made.model.onnx, made.input.shape) == ("street.cam", "Street Cam.onnx", [1, 3, 8, 8])
+    assert (made.name, made.model.onnx, made.input.shape) == ("street-cam", "Street Cam.onnx", [1, 3, 8, 8])
     assert made.preprocess.resize_to == 9
     assert made.preprocess.mean == (0.485, 0.456, 0.406)
     assert isinstance(made.postprocess, Classification)

@@ -285,3 +285,28 @@ def test_a_target_without_a_variant_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_target_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"unknown target 'toaster'; there are: native, .*x86-64, x86-64-vnni"):
         target.load("toaster", PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("My Net", "my-net"),
+        ("sp ace Ünï", "sp-ace-uni"),
+        ("_private", "private"),
+        ("顔", "model"),
+        ("résumé (1)", "resume-1"),
+        ("a" * 80, "a" * 64),
+    ],
+)
+def test_a_folder_of_any_name_gives_a_release_its_name(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "net.py").write_text("def build(): ...")
+
+    assert recipe.load(f"{tmp_path / folder / 'net.py'}:build", Overrides()).recipe.name == name
+
+
+def test_a_name_that_no_release_may_have_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def build(): ...")
+
+    with pytest.raises(UsageError, match="the release's name 'My Net': expected 1 to 64 of a-z"):
+        recipe.load(f"{tmp_path / 'net.py'}:build", Overrides(name="My Net"))
