@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,8 +114,14 @@ class Host:
         code = process.wait()
         self._said.seek(0)
         tail = self._said.read()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()[-1:]
-        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        reason = f"signal {-code}, {signal_name(-code)}" if code < 0 else f"exit code {code}"
         return f"{reason}; it said: {tail[0]}" if tail else reason
+
+
+def signal_name(number: int) -> str:
+    """What a process died of, in words."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
+    return f"{name}, as when memory runs out" if number == signal.SIGKILL else name
 
 
 def open_host(source: Source, on_progress: Callable[[str], None]) -> Host:

@@ -40,7 +40,13 @@ def write_reference(
         else:
             ours(frame, tensor)
         tensors[f"input/{index}"] = tensor
-        tensors.update({f"output/{name}/{index}": value for name, value in run(tensor).items()})
+        answers = run(tensor)
+        if broken := [name for name, value in answers.items() if not np.isfinite(value).all()]:
+            raise UserError(
+                f"the model's {', '.join(broken)} of {samples[index][0]} is not finite: expected numbers without NaN "
+                "and infinity; look into the model and its pre-processing"
+            )
+        tensors.update({f"output/{name}/{index}": value for name, value in answers.items()})
         progress(index + 1)
     return tensors
 

@@ -44,8 +44,8 @@ class Worker:
         torch.manual_seed(0)
         torch.set_num_threads(1)
         self._model = _load_program(Path(pt2)) if pt2 else build_model(self._root, build, _path(weights))
-        example = torch.zeros(shape)
-        found = self._run(example, outputs)
+        found = self._run(torch.zeros(shape), outputs)
+        self._check_repeats(torch.rand(shape), outputs)
         return {
             "outputs": {name: list(value.shape) for name, value in found.items()},
             "parameters": sum(p.numel() for p in self._model.parameters()),
@@ -148,10 +148,20 @@ class Worker:
                 result = self._model(tensor)
             except Exception as exc:
                 raise UserError(
-                    f"the model does not take an input of {'x'.join(map(str, tensor.shape))}: {one_line(exc)} "
-                    f"({raised_at(exc)}); give its real size with --input or in the recipe"
+                    f"the model does not take an input of {'x'.join(map(str, tensor.shape))}: {type(exc).__name__}: "
+                    f"{one_line(exc)} ({raised_at(exc)}); if its size is another, give it with --input or in the recipe"
                 ) from exc
         return _named(result, names)
+
+    def _check_repeats(self, tensor: torch.Tensor, names: list[str]) -> None:
+        """Refuses a model that answers twice differently: nothing that is held to it could be right."""
+        once, twice = self._run(tensor, names), self._run(tensor, names)
+        for name, value in once.items():
+            if not torch.allclose(value, twice[name], rtol=1e-4, atol=1e-6, equal_nan=True):
+                raise UserError(
+                    f"the model gives two answers to one input ({name} differs): something in it is random, such as "
+                    "F.dropout without training=self.training; expected a model that repeats itself after eval()"
+                )
 
     def _export(
         self, shape: list[int], input_name: str, outputs: list[str], batch: list[int] | None
@@ -180,6 +190,7 @@ class _Recorder(torch.fx.Interpreter):
 
 
 def _named(result: object, names: list[str]) -> dict[str, torch.Tensor]:
+    keys = list(map(str, result)) if isinstance(result, dict) else []
     values = (
         list(result.values())
         if isinstance(result, dict)
@@ -190,9 +201,13 @@ def _named(result: object, names: list[str]) -> dict[str, torch.Tensor]:
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if not len(tensors) == len(values) == len(names):
         kinds = ", ".join(type(v).__name__ for v in values)
+        called = f", called {', '.join(keys)}" if keys else ""
         raise UserError(
-            f"the model returns {len(values)} value(s) ({kinds}); the recipe names {len(names)}: {', '.join(names)}"
+            f"the model returns {len(values)} value(s) ({kinds}){called}; the recipe names {len(names)}: "
+            f"{', '.join(names)}; name each in its order with model.outputs in a recipe.toml, or return tensors alone"
         )
+    if set(keys) == set(names) and keys != names:
+        raise UserError(f"the model returns {', '.join(keys)}, in this order; the recipe's model.outputs has another")
     return {name: value.detach().contiguous() for name, value in zip(names, tensors, strict=True)}
 
 
