@@ -15,6 +15,7 @@ from skerry.execution.processing import Frame
 
 if TYPE_CHECKING:
     import av
+    from PIL import Image
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 VIDEOS = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts"})
@@ -31,9 +32,19 @@ def read_image(path: Path) -> Frame:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
-            return np.asarray(upright.convert("RGB"))
+            return _rgb(upright, image.format)
     except Exception as exc:  # what a damaged file makes Pillow's plugins raise is listed nowhere
         raise SourceError(f"cannot read the image {path}: {exc}") from exc
+
+
+def _rgb(image: Image.Image, kind: str | None) -> Frame:
+    """The pixels. Pillow's own conversion clips gray of 16 bits: whatever is brighter than 1/256 would be white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+        eight = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(eight[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise SourceError("its pixels are numbers of 32 bits; expected 8 or 16 bits a channel")
+    return np.asarray(image.convert("RGB"))
 
 
 class Video:

@@ -127,6 +127,25 @@ def test_a_png_whose_second_half_is_damaged_is_a_source_error(tmp_path):
         read_image(tmp_path / "half.png")
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_gray_of_16_bits_keeps_its_shades(tmp_path, name):
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (8, 1))
+    Image.fromarray(ramp).save(tmp_path / name)
+
+    found = read_image(tmp_path / name)
+
+    assert found.shape == (8, 64, 3)
+    assert np.array_equal(found[..., 0], np.round(ramp / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_of_32_bits_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((8, 8), kind)).save(tmp_path / "a.tif")
+
+    with pytest.raises(SourceError, match="its pixels are numbers of 32 bits; expected 8 or 16"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_a_photo_whose_exif_is_damaged_is_a_source_error_or_a_picture(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
