@@ -20,7 +20,7 @@ from compiler.host import Host
 from compiler.job import Job, Tell
 from compiler.lineage import origin
 from compiler.qdq import Range
-from compiler.samples import Sample, spread
+from compiler.samples import Sample, check_readable, spread
 from compiler.target import VariantPlan
 from compiler.tensorrt import lower
 from skerry.disk import Disk
@@ -43,8 +43,20 @@ class Passes:
     tell: Tell
     threads: int
 
+    def frames(self) -> None:
+        """Looks whether every photo can be read, once: before the minutes of work, not in their midst."""
+        digests = sorted(s.digest for s in [*self.job.samples.calibration, *self.job.samples.report])
+
+        def make(_folder: Path) -> Mapping[str, Any]:
+            self.tell.detail(f"looking at {len(digests):,} frames")
+            check_readable(self.job.samples)
+            return {}
+
+        self.work.cached("frames", 1, [], digests, make)
+
     def load(self) -> Candidate:
         """Builds the model in the child and looks at it. Makes no file: its key names the code and the weights."""
+        self.frames()
         recipe = self.job.recipe
         config = {**origin(self.job.source), "model": recipe.model, "input": recipe.input}
         if isinstance(recipe.postprocess, Detection):

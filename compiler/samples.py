@@ -14,12 +14,13 @@ import msgspec
 
 from compiler.candidate import file_digest
 from skerry.errors import CalibrationError, SourceError
-from skerry.execution.frames import IMAGES, VIDEOS, open_video
+from skerry.execution.frames import IMAGES, VIDEOS, open_video, read_image
 
 MAX_FRAMES_PER_VIDEO = 120  # neighbours look alike: more of one video says little more
 MAX_CALIBRATION = 400
 MAX_REPORT = 64
 _REPORT_SHARE = 5  # one frame in so many judges
+_SHOWN = 5  # names in a message
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -54,14 +55,40 @@ def collect(folders: Sequence[Path]) -> Samples:
     found = [sample for path in _files(folders) for sample in _samples(path)]
     if not found:
         kinds = " ".join(sorted(IMAGES | VIDEOS))
+        where = f" in {', '.join(map(str, folders))}" if folders else ""
         raise CalibrationError(
-            f"no calibration data in {', '.join(map(str, folders)) or 'nothing'}: expected photos or videos of what "
-            f"the camera sees ({kinds}); name a folder with --calib"
+            f"no calibration data{where}: expected photos or videos of what the camera sees ({kinds}); name a folder "
+            "with --calib"
         )
     by_rank = sorted({s.digest: s for s in found}.values(), key=lambda s: s.digest)
     report = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE == 0][:MAX_REPORT]
     calibration = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE != 0][:MAX_CALIBRATION]
     return Samples(calibration=_in_order(calibration), report=_in_order(report))
+
+
+def check_readable(samples: Samples) -> None:
+    """Reads every photo whole: they go into several passes, and each would name but one of the damaged.
+
+    Raises:
+        CalibrationError: some cannot be read; the message names them.
+    """
+    photos = {s.path for s in [*samples.calibration, *samples.report] if Path(s.path).suffix.lower() in IMAGES}
+    damaged = {path: why for path in sorted(photos) if (why := _why_unreadable(Path(path)))}
+    if damaged:
+        count, names = len(damaged), ", ".join(list(damaged)[:_SHOWN])
+        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
+        raise CalibrationError(
+            f"{count} {'file' if count == 1 else 'files'} of --calib cannot be read; {next(iter(damaged.values()))}; "
+            f"mend or remove: {names}{more}"
+        )
+
+
+def _why_unreadable(photo: Path) -> str | None:
+    try:
+        read_image(photo)
+    except SourceError as exc:
+        return str(exc)
+    return None
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -189,3 +189,22 @@ def test_few_frames_are_all_taken(tmp_path: Path) -> None:
     found = samples.collect([photos(tmp_path / "a", 12)]).calibration
 
     assert set(samples.spread(found, 100)) == set(found)
+
+
+def test_every_damaged_photo_is_named_before_any_work(tmp_path):
+    photos = [tmp_path / f"{number:02}.png" for number in range(12)]
+    for number, photo in enumerate(photos):
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(photo)
+    samples.check_readable(samples.collect([tmp_path]))
+    whole = photos[3].read_bytes()
+    photos[3].write_bytes(whole[: len(whole) - 20])
+    for photo in photos[5:11]:
+        photo.write_text(f"no photo: {photo.name}")
+
+    with pytest.raises(CalibrationError) as refused:
+        samples.check_readable(samples.collect([tmp_path]))
+
+    said = str(refused.value)
+    assert "7 files of --calib cannot be read; cannot read the image" in said
+    assert all(photo.name in said for photo in [photos[3], *photos[5:9]])
+    assert said.endswith("and 2 more")
