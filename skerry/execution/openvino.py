@@ -1,25 +1,53 @@
 """OpenVINO on the CPU: the same ONNX files on another runtime, for nets that it runs faster. Extra ``[openvino]``.
 
-Chosen against its defaults: fp32 arithmetic (where a CPU has bf16 it would compute in that and say nothing), one stream
-and an explicit thread count (it takes every core), inputs and outputs bound once to buffers of ours. Its package knows
-how to report usage, in its model converter, which is never called here.
+Chosen against its defaults: fp32 arithmetic (where a CPU has bf16 it would compute in that and say nothing, and it may
+quantize products as they come), one stream and an explicit thread count (it takes every core), threads that may move
+(it would bind those of every model to the same core), inputs and outputs bound once to buffers of ours, no report of
+usage. A compiled model is kept nowhere: OpenVINO's cache on disk stays off, as it comes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino.frontend import FrontEndManager
 
 from skerry.errors import BackendError
 from skerry.execution.backend import BackendFacts, Tensors
 
+_REPORTER = "openvino_telemetry"
+
+
+@contextlib.contextmanager
+def _unreported() -> Iterator[None]:
+    """Imports of OpenVINO without ``openvino_telemetry``, which it then does without.
+
+    With it, the import alone starts a process that reports to Google Analytics, and keeps an id in the user's home
+    (seen in OpenVINO 2026.4.1: openvino/tools/ovc/__init__.py). There is no option for it.
+    """
+    before = sys.modules.get(_REPORTER)
+    sys.modules[_REPORTER] = None  # type: ignore[assignment] # Python's own way to say that there is no such module
+    try:
+        yield
+    finally:
+        del sys.modules[_REPORTER]
+        if before is not None:
+            sys.modules[_REPORTER] = before
+
+
+with _unreported():
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+
 DEVICE = "CPU"
 
+# How ONNX Runtime marks weights that lie in its own process: their offset is an address.
+_IN_MEMORY = b"_ORT_MEM_ADDR_"
 _PREAMBLE = ("Exception from", "Check ", "FrontEnd API failed")
 _DTYPES = {"f32": np.float32, "u8": np.uint8, "i64": np.int64}
 
@@ -33,10 +61,14 @@ class OpenvinoBackend:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            "ENABLE_CPU_PINNING": False,
         }
         try:
             reader = FrontEndManager().load_by_framework("onnx")  # left alone it guesses among seven formats
-            self._compiled = ov.Core().compile_model(reader.convert(reader.load(str(model))), DEVICE, options)
+            _check_weights(model)
+            graph = _for_one_image(reader.convert(reader.load(str(model))))
+            self._compiled = ov.Core().compile_model(graph, DEVICE, options)
             self._request = self._compiled.create_infer_request()
             found = self._compiled.get_property("EXECUTION_DEVICES")
             precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -86,6 +118,25 @@ class OpenvinoBackend:
     def close(self) -> None:
         """Frees the model's memory; the instance is of no use afterwards."""
         del self._request, self._compiled
+
+
+def _check_weights(model: Path) -> None:
+    """Raises `ValueError` for weights at an address: OpenVINO would read there, wherever it points."""
+    if _IN_MEMORY in model.read_bytes():
+        raise ValueError("its weights are said to lie in memory; expected them in a file")
+
+
+def _for_one_image(graph: Any) -> Any:
+    """A graph that takes a batch takes one image here. Its reader drops the axes' names: an open first axis it is."""
+    shapes = {index: port.partial_shape for index, port in enumerate(graph.inputs)}
+    batched = {
+        index: [1, *(axis.get_length() for axis in list(shape)[1:])]
+        for index, shape in shapes.items()
+        if shape.rank.is_static and [axis.is_static for axis in shape] == [False] + [True] * (len(shape) - 1)
+    }
+    if batched:
+        graph.reshape(batched)
+    return graph
 
 
 def _kind(port: Any) -> str:
