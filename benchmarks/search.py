@@ -190,7 +190,7 @@ def candidates(search: Search, outcome: Outcome) -> Table:
 
 def damage(search: Search, trial: Trial) -> float:
     """A candidate's divergence from fp32's answers, as the units' was measured."""
-    run, base = (compare.on_onnxruntime(m) for m in (search.trials[trial], search.rungs[0].float_model))
+    run, base = (compare.on_backend(m) for m in (search.trials[trial], search.rungs[0].float_model))
     pairs = []
     preprocess, tensor = Preprocessor(search.interface), np.zeros((1, 3, SIZE, SIZE), np.float32)
     for frame in read_frames([(s.sample.path, 0) for s in search.data.ranking]):

@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from compiler.onnxfile import Probe, float_values
-from skerry.execution.backend import Tensors
-from skerry.execution.onnxrt import OnnxrtBackend
+from skerry.execution.backend import Tensors, backend_class
 from skerry.execution.parity import Noise, agree, proof_decoder
 from skerry.execution.processing import Frame, Geometry, Preprocessor
 from skerry.manifest import Interface, Limits
@@ -124,9 +123,9 @@ def compare_model(
     )
 
 
-def on_onnxruntime(model: Path) -> Callable[[Array], Tensors]:
-    """Runs a model as a device does."""
-    backend = OnnxrtBackend(model, threads=1)
+def on_backend(model: Path, name: str = "onnxrt") -> Callable[[Array], Tensors]:
+    """Runs a model as a device does. Raises `BackendError` if the backend cannot."""
+    backend = backend_class(name)(model, threads=1)
     (tensor,) = backend.inputs.values()
 
     def run(value: Array) -> Tensors:

@@ -26,6 +26,22 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     times_fp32_at_most: float | None = None
 
 
+class Race(msgspec.Struct, frozen=True, kw_only=True):
+    """One file on two runtimes, on one thread and in turn: a variant, and the one that it stands beside.
+
+    Attributes:
+        backend: the variant's runtime.
+        times: of the other's time, median of the paired ratios.
+        times_at_most: upper end of the one-sided 95 % interval.
+    """
+
+    variant: str
+    backend: str
+    beside: str
+    times: float
+    times_at_most: float
+
+
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """Which frames it was: ``digest`` names the calibration set."""
 
@@ -141,6 +157,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         precisions: by variant, the plan's.
         max_latency_ms: what was asked for with --max-latency.
         repairs: of the variants that were mended.
+        races: of the variants that ship beside another one because their runtime is faster.
     """
 
     release: str
@@ -162,5 +179,6 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, str] = {}
     layers: dict[str, list[Layer]] = {}
     repairs: list[Repair] = []
+    races: list[Race] = []
     precisions: dict[str, str] = {}
     max_latency_ms: float | None = None

@@ -113,8 +113,8 @@ class Passes:
     def variant(
         self, plan: VariantPlan, calibrated: Candidate, interface: Interface, keep_float: Collection[str] = ()
     ) -> Candidate:
-        """The model as one variant of ONNX Runtime's ships it, or in TensorRT's precision."""
-        if plan.backend != "onnxrt":
+        """The model as one variant for CPUs ships it, or in TensorRT's precision."""
+        if plan.for_tensorrt:
             return self.tensorrt(plan, calibrated, interface, keep_float)
 
         def make(folder: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ import onnx
 
 from compiler import compare, layers, plan
 from compiler.batches import compare_batches
+from compiler.beside import Offers
 from compiler.candidate import Candidate, Work, tool_versions
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
-from compiler.evidence import Calibration, Evidence, Layer, Repair, Timing
+from compiler.evidence import Calibration, Evidence, Layer, Race, Repair, Timing
 from compiler.host import Host
 from compiler.ingraph import release as ingraph
 from compiler.job import Job, Tell
@@ -63,6 +64,7 @@ class Compilation:
     hops: list[Hop] = field(default_factory=list)
     forced: list[str] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
+    races: list[Race] = field(default_factory=list)
 
     def run(self) -> Evidence:
         """Raises `CompileError` and its kin (skerry/errors.py)."""
@@ -81,6 +83,10 @@ class Compilation:
         variants = Variants(self._passes, interface, exported, self.clock, check)
         made = variants.run()
         found = [kept for v in made if (kept := self._compare_variant(v, variants, reference)) is not None]
+        offers = Offers(variants, lambda offer: self._every_hop(offer, reference), self.races)
+        found = offers.beside(found)
+        for hop in offers.held:
+            self._hold(hop)
         for why in variants.refusals.values():
             self._refuse(BudgetError, why)
         self._check_bytes(found)
@@ -137,7 +143,7 @@ class Compilation:
     def _compare_export(self, exported: Candidate, reference: Reference) -> None:
         model, origin = exported / MODEL, self.host.reference
         name = f"{origin} → {'adopted' if self.job.recipe.model.onnx else 'ONNX fp32'}"
-        run = compare.on_onnxruntime(model)
+        run = compare.on_backend(model)
         hop = compare.compare_model(name, reference, run, self._limits, MIN_EXPORT_SQNR_DB, origin)
         if hop.failed:
             values = self.work.scratch("layers") / "layers.safetensors"
@@ -156,17 +162,29 @@ class Compilation:
             if kept is None:
                 return None
             variant = kept
-        if batch := self.job.recipe.input.batch:
-            self._hold(compare_batches(variant.plan.id, variant.path, reference, batch))
-        if graph := self.job.recipe.graph:
-            name = f"{variant.plan.id} with its processing in the graph"
-            drawn = self._drawn(variant, reference.interface)
-            self._hold(ingraph.compare_in_graph(name, reference, variant.path, drawn, graph, self._limits))
+        for hop in self._hops_around(variant, reference):
+            self._hold(hop)
         return variant
+
+    def _hops_around(self, variant: Variant, reference: Reference) -> Iterator[Hop]:
+        """What a variant is held to besides its answers: several images at once, and what is drawn around it."""
+        if batch := self.job.recipe.input.batch:
+            yield compare_batches(variant.plan.id, variant.path, reference, batch)
+        if graph := self.job.recipe.graph:
+            name, drawn = (
+                f"{variant.plan.id} with its processing in the graph",
+                self._drawn(variant, reference.interface),
+            )
+            backend = variant.plan.backend if variant.here else "onnxrt"
+            yield ingraph.compare_in_graph(name, reference, variant.path, drawn, graph, self._limits, backend)
+
+    def _every_hop(self, offer: Variant, reference: Reference) -> Iterator[Hop]:
+        yield self._hop(offer.plan, offer.path, reference, here=offer.here)
+        yield from self._hops_around(offer, reference)
 
     def _compare_quantized(self, variant: Variant, variants: Variants, reference: Reference) -> Variant | None:
         hop = self._hop(variant.plan, variant.path, reference, here=variant.here)
-        if hop.failed and (self.job.repair or variant.repaired) and variant.plan.backend == "onnxrt":
+        if hop.failed and (self.job.repair or variant.repaired) and not variant.plan.for_tensorrt:
             fixed = variants.timed(self._mended(variant, variants.calibrated, reference, hop))
             if fixed is None:
                 return None
@@ -181,7 +199,7 @@ class Compilation:
 
     def _hop(self, plan: VariantPlan, model: Path, reference: Reference, *, here: bool) -> Hop:
         """A variant's file against the reference: run as a device does, or literally where this machine cannot."""
-        run = compare.on_onnxruntime(model) if here else compare.literally(onnx.load(model))
+        run = compare.on_backend(model, plan.backend) if here else compare.literally(onnx.load(model))
         name, limits = f"ONNX → {plan.id}", self._limits
         return compare.compare_model(name, reference, run, limits, limits.min_sqnr_db, self.host.reference)
 
@@ -219,10 +237,10 @@ class Compilation:
     def _measure(self, found: Sequence[Variant]) -> list[Timing]:
         """Times the reference and what this machine can run, one thread each, in turn."""
         paths = {v.plan.id: str(v.path) for v in found if v.here}
-        recipe = self.job.recipe
-        times = self.host.call(
-            "measure", shape=recipe.input.shape, models=paths, seconds=_MEASURE_S, outputs=recipe.model.outputs
-        )["times_ms"]
+        recipe, backends = self.job.recipe, {v.plan.id: v.plan.backend for v in found}
+        shape, outputs = recipe.input.shape, recipe.model.outputs
+        asked = {"shape": shape, "models": paths, "seconds": _MEASURE_S, "outputs": outputs, "backends": backends}
+        times = self.host.call("measure", **asked)["times_ms"]
         fp32 = next((v.plan.id for v in found if v.plan.precision == "fp32"), None)
         sizes = {v.plan.id: v.path.stat().st_size for v in found}
         against = {v.plan.id: v.time for v in found if v.time is not None}  # what decided; else from these rounds
@@ -278,6 +296,7 @@ class Compilation:
             left_out=variants.left_out,
             layers={v.plan.id: made for v in found if (made := self._layers(v, variants, reference))},
             repairs=self.repairs,
+            races=self.races,
             precisions={v.plan.id: v.plan.precision for v in found},
             max_latency_ms=self.job.budget.max_latency_ms,
         )
@@ -301,7 +320,7 @@ class Compilation:
     def _written(self, folder: ReleaseFolder, variant: Variant, interface: Interface) -> BundleVariant:
         """A variant's files in the release's folder; an engine belongs to the very TensorRT that built it."""
         requires, path = variant.requires, self._drawn(variant, interface)
-        if variant.plan.backend != "onnxrt":
+        if variant.plan.for_tensorrt:
             made = self._passes.engine(variant.plan, requires, path, variant.model)
             path = made / MODEL
             requires = lower.pinned(requires, made.facts["built"]) if "built" in made.facts else requires

@@ -81,16 +81,24 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         layout: how int8 lies in the file (compiler/quantize.py); "explicit" is TensorRT's; "float" if
             nothing is quantized.
         source: why it is built so, for a reader.
+        beside: the variant whose file it is on another runtime. Such a one is an offer: it ships only where it can be
+            measured, and is faster than that one.
         build: how TensorRT is to build it; null takes the target's.
     """
 
     id: VariantId
-    backend: Literal["onnxrt", "tensorrt", "tensorrt-rtx"]
+    backend: Literal["onnxrt", "openvino", "tensorrt", "tensorrt-rtx"]
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "nvfp4"]
     source: str
     cpu: list[str] = []
     layout: Literal["float", "u8s8", "u8s8-7bit", "s8s8", "dynamic", "explicit"] = "float"
+    beside: VariantId | None = None
     build: Build | None = None
+
+    @property
+    def for_tensorrt(self) -> bool:
+        """An engine is built of it; all others run from their ONNX file, on a CPU."""
+        return self.backend.startswith("tensorrt")
 
     def __post_init__(self) -> None:
         if (self.precision == "int8") != (self.layout != "float") and self.layout != "explicit":
@@ -98,8 +106,8 @@ class VariantPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 f"precision {self.precision!r} does not go with layout {self.layout!r}; int8 wants one of u8s8 (VNNI), "
                 "u8s8-7bit (any x86-64), s8s8 (arm64), dynamic (linear layers), explicit (TensorRT); the rest has none"
             )
-        if self.backend == "onnxrt" and self.precision not in ("fp32", "int8"):
-            raise ValueError(f"onnxrt runs fp32 and int8, not {self.precision}")
+        if not self.for_tensorrt and self.precision not in ("fp32", "int8"):
+            raise ValueError(f"{self.backend} runs fp32 and int8, not {self.precision}")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,14 +125,19 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     system: list[System] = []
     build: Build = Build()
 
+    def __post_init__(self) -> None:
+        for number, plan in enumerate(self.variant):
+            if plan.beside is not None and plan.beside not in [p.id for p in self.variant[:number]]:
+                raise ValueError(f"{plan.id} stands beside {plan.beside!r}, which is no variant before it")
+
     def requires(self, plan: VariantPlan) -> Requires:
-        if plan.backend == "onnxrt":
+        if not plan.for_tensorrt:
             return Requires(arch=[] if plan.precision == "fp32" else self.arch, cpu=plan.cpu)
         return Requires(arch=self.arch, cpu=plan.cpu, accelerators=self._accelerators())
 
     def planned(self, plan: VariantPlan) -> VariantPlan:
         """``plan`` with all that the target says about building it."""
-        if plan.backend == "onnxrt" or plan.build is not None:
+        if not plan.for_tensorrt or plan.build is not None:
             return plan
         return msgspec.structs.replace(plan, build=self.build)
 

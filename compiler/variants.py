@@ -83,17 +83,19 @@ class Variants:
     def run(self) -> list[Variant]:
         """What ships, in the order of the targets. Raises `UsageError` for a latency that nothing can show here."""
         job = self.passes.job
-        away = {p.id: job.why_unmeasured(p, requires) for p, requires in job.plans if p.precision != "fp32"}
+        plans = [pair for pair in job.plans if pair[0].beside is None]  # the others: compiler/beside.py
+        away = {p.id: job.why_unmeasured(p, requires) for p, requires in plans if p.precision != "fp32"}
         for why in refused_latencies(job.budget, away).values():
             self.passes.tell.said(why)
         found: list[Variant] = []
-        for plan, requires in sorted(job.plans, key=lambda pair: job.why_unmeasured(*pair) is not None):
-            if (made := self._make(plan, requires, found)) is not None:
+        for plan, requires in sorted(plans, key=lambda pair: job.why_unmeasured(*pair) is not None):
+            if (made := self.make(plan, requires, found)) is not None:
                 found.append(made)
-        order = [plan.id for plan, _ in job.plans]
+        order = [plan.id for plan, _ in plans]
         return sorted(found, key=lambda v: order.index(v.plan.id))
 
-    def _make(self, plan: VariantPlan, requires: Requires, before: Sequence[Variant]) -> Variant | None:
+    def make(self, plan: VariantPlan, requires: Requires, before: Sequence[Variant]) -> Variant | None:
+        """Builds one variant; None, which is said, if it is not to ship."""
         here = self.passes.job.why_unmeasured(plan, requires) is None
         if plan.precision == "fp32" and plan.backend == "onnxrt":
             return Variant(plan, requires, self.exported, here)
@@ -120,9 +122,13 @@ class Variants:
 
     def _leave_out(self, plan: VariantPlan, why: str) -> None:
         self.left_out[plan.id] = why
-        self.accuracy.pop(plan.id, None)  # if it was counted, then of what was mended since
-        self.refusals.pop(plan.id, None)
+        self.forget(plan)  # if it was counted, then of what was mended since
         self.passes.tell.said(f"{plan.id}: quantizing does not pay here: {why}; ships fp32")
+
+    def forget(self, plan: VariantPlan) -> None:
+        """Takes back what was counted of a variant: it does not ship."""
+        self.accuracy.pop(plan.id, None)
+        self.refusals.pop(plan.id, None)
 
     def _replayed(self, plan: VariantPlan, requires: Requires, *, here: bool) -> Variant | None:
         """As the plan says. It was held to its inputs when it was read."""
@@ -172,6 +178,7 @@ class Variants:
             work=self.passes.work,
             clock=self.clock,
             here=here,
+            backend=plan.backend,
             check=lambda path: self.check(plan, path),
         )
 

@@ -18,14 +18,12 @@ import onnx
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from skerry.execution.onnxrt import OnnxrtBackend
-
 from . import serving
 from .adopt import Adopted, adopt
 from .foreign_entry import entry
 from .foreign_run import Original, Run, Wish
 from .reference import reference_job
-from .timing import take_turns
+from .timing import runs_of, take_turns
 
 NAME = "original ONNX"
 _MEMORY_BYTES = 16 << 30
@@ -88,12 +86,20 @@ class Worker:
         save_file({now: np.ascontiguousarray(array, np.float32) for now, array in floats.items()}, out)
         return {}
 
-    def measure(self, *, shape: list[int], models: dict[str, str], seconds: float, **_graph: Any) -> dict[str, Any]:
+    def measure(
+        self,
+        *,
+        shape: list[int],
+        models: dict[str, str],
+        seconds: float,
+        backends: dict[str, str] | None = None,
+        **_graph: Any,
+    ) -> dict[str, Any]:
         """Times the original, optimized as ONNX Runtime does by itself, and other files; one thread, in turn."""
         original = self._original.run(optimized=True)
         image = np.zeros(shape, entry(self._adopted.model, self._original.name).dtype)
         runs: dict[str, Callable[[], object]] = {NAME: lambda: original(image)}
-        runs.update({name: OnnxrtBackend(Path(path), threads=1).run for name, path in models.items()})
+        runs.update(runs_of(models, backends or {}))
         return {"times_ms": take_turns(runs, seconds, self._progress)}
 
     def _run(self, image: Array) -> dict[str, Array]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from skerry.clock import SystemClock
+from skerry.execution.backend import backend_class
 
 _MIN_ROUNDS = 5
+
+
+def runs_of(models: Mapping[str, str], backends: Mapping[str, str]) -> dict[str, Callable[[], object]]:
+    """What runs each ONNX file once, on one thread: its backend, ONNX Runtime if none is named."""
+    return {
+        name: backend_class(backends.get(name, "onnxrt"))(Path(path), threads=1).run for name, path in models.items()
+    }
 
 
 def take_turns(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from skerry.execution.onnxrt import OnnxrtBackend
 from skerry.manifest import Interface
 
 from . import batches, program, serving
@@ -23,7 +22,7 @@ from .export import OPSET, export_reason, to_onnx
 from .prune_files import pruned_into, restored, train_in
 from .reference import reference_job
 from .serving import one_line
-from .timing import take_turns
+from .timing import runs_of, take_turns
 from .train import Training
 from .usercode import UserError, raised_at
 from .userload import build_model
@@ -132,14 +131,22 @@ class Worker:
         return {}
 
     def measure(
-        self, *, shape: list[int], models: dict[str, str], seconds: float, outputs: list[str]
+        self,
+        *,
+        shape: list[int],
+        models: dict[str, str],
+        seconds: float,
+        outputs: list[str],
+        backends: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Times torch eager and ONNX files with one thread each, in turn. Milliseconds, one list per model."""
+        """Times torch eager and ONNX files with one thread each, in turn. Milliseconds, one list per model.
+
+        ``backends`` says what runs those that ONNX Runtime does not.
+        """
         torch.set_num_threads(1)
-        backends = {name: OnnxrtBackend(Path(path), threads=1) for name, path in models.items()}
         example = torch.zeros(shape)
         runs: dict[str, Callable[[], object]] = {"torch": lambda: self._run(example, outputs)}
-        runs.update({name: backend.run for name, backend in backends.items()})
+        runs.update(runs_of(models, backends or {}))
         return {"times_ms": take_turns(runs, seconds, self._progress)}
 
     def _run(self, tensor: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler.compare import Hop, Reference, on_onnxruntime
+from compiler.compare import Hop, Reference, on_backend
 from compiler.ingraph.difference import Difference
 from compiler.ingraph.suppress import Suppression
 from compiler.ingraph.wrap import Surroundings, surround
@@ -59,15 +59,17 @@ def write(source: Path, target: Path, interface: Interface, surroundings: Surrou
     disk.replace(target, made.SerializeToString(deterministic=True))
 
 
-def compare_in_graph(name: str, reference: Reference, plain: Path, drawn: Path, graph: InGraph, limits: Limits) -> Hop:
+def compare_in_graph(
+    name: str, reference: Reference, plain: Path, drawn: Path, graph: InGraph, limits: Limits, backend: str = "onnxrt"
+) -> Hop:
     """A model with its processing in the graph against the same model inside the runtime's own.
 
     The answers are compared on the input that the graph made: an INT8 net may answer one grey level by a box that lies
     two pixels elsewhere, and that is not the processing's doing. The inputs are compared beside.
     """
     interface, entry = reference.interface, reference.interface.inputs[0]
-    run, prepare, read = on_onnxruntime(drawn), make_preprocessor(interface, graph), make_reader(interface, graph)
-    net, usual, decode = on_onnxruntime(plain), Preprocessor(interface), make_decoder(interface)
+    run, prepare, read = on_backend(drawn, backend), make_preprocessor(interface, graph), make_reader(interface, graph)
+    net, usual, decode = on_backend(plain, backend), Preprocessor(interface), make_decoder(interface)
     (taken,), _ = interface.tensors(graph)
     found, buffer, tensor = Difference(), np.zeros(taken.shape, taken.dtype), np.zeros(entry.shape, entry.dtype)
     for frame in reference.frames:

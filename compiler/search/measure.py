@@ -5,7 +5,8 @@ A search that was cut off goes on behind the last of them that ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -47,7 +48,7 @@ class Measure:
             self._disk.replace(folder / _FILE, msgspec.json.encode(found))
             return {}
 
-        config = {"model": file_digest(model), "here": subject.here, **self._of(samples)}
+        config = {"model": file_digest(model), "runs": _runs(subject), **self._of(samples)}
         path = self._work.cached("answers", 1, [], config, make) / _FILE
         return parse(path.read_bytes(), list[list[Answer]], str(path))
 
@@ -66,7 +67,7 @@ class Measure:
             return {"damage": damage(self._interface, pairs)}
 
         digests = {"model": file_digest(model), "base": file_digest(base)}
-        config = {**digests, "here": subject.here, **self._of(samples)}
+        config = {**digests, "runs": _runs(subject), **self._of(samples)}
         return float(self._work.cached("damage", 1, [], config, make).facts["damage"])
 
     def times(self, subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
@@ -77,7 +78,8 @@ class Measure:
         def make(_folder: Path) -> Mapping[str, object]:
             return {"times_ms": measured(subject, models, seconds, least)}
 
-        config = {"models": [file_digest(model) for model in models], "seconds": seconds, "least": least}
+        digests = [file_digest(model) for model in models]
+        config = {"models": digests, "runs": _runs(subject), "seconds": seconds, "least": least}
         found = self._work.cached("times", 1, [], config, make).facts["times_ms"]
         return [[float(ms) for ms in series] for series in found]
 
@@ -110,7 +112,15 @@ class Measure:
 
 def measured(subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
     """Times models in turn, in as many rounds as fill the ``seconds``, ``least`` at least; None as above."""
-    if not subject.here:
-        return None
-    round_ms = sum(float(np.median(series)) for series in subject.time(models, _PROBE_ROUNDS))
-    return subject.time(models, max(least, min(_MOST_ROUNDS, int(seconds * 1e3 / round_ms))))
+    return filled(partial(subject.time, models), seconds, least) if subject.here else None
+
+
+def filled(time: Callable[[int], list[list[float]]], seconds: float, least: int) -> list[list[float]]:
+    """What ``time`` finds in as many rounds as fill the ``seconds``, ``least`` at least."""
+    round_ms = sum(float(np.median(series)) for series in time(_PROBE_ROUNDS))
+    return time(max(least, min(_MOST_ROUNDS, int(seconds * 1e3 / round_ms))))
+
+
+def _runs(subject: Subject) -> list[object]:
+    """How its models are run, in a key."""
+    return [subject.here, subject.backend]

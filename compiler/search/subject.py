@@ -1,6 +1,6 @@
 """What the search needs of a variant: its units, and how a candidate is built, run and timed.
 
-`OnnxSubject` is that for whatever ONNX Runtime runs; how a layout is written is handed in, so the search knows none.
+`OnnxSubject` is that for whatever runs an ONNX file; how a layout is written is handed in, so the search knows none.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from compiler import compare
 from compiler.accuracy import Run
 from compiler.candidate import Work, file_digest
 from skerry.clock import Clock
-from skerry.execution.onnxrt import OnnxrtBackend
+from skerry.execution.backend import backend_class
 
 _WARM_UP = 3
+_ONNXRT = "onnxrt"
 
 
 class Unit(Protocol):
@@ -55,6 +56,10 @@ class Subject(Protocol):
     def here(self) -> bool:
         """This machine has the kernels that the target has: what it times and answers is what the target does."""
 
+    @property
+    def backend(self) -> str:
+        """What runs its quantized models here. ``float_model``, that they stand beside, runs on ONNX Runtime."""
+
     def build(self, keep_float: Collection[str], *, draft: bool = False) -> Path:
         """The model with all units quantized but those named.
 
@@ -78,7 +83,7 @@ LayOut = Callable[[Path, Sequence[str], bool], None]
 
 @dataclass(frozen=True)
 class OnnxSubject:
-    """A variant that ONNX Runtime runs, here or with every node literally as it stands.
+    """A variant in an ONNX file, run by its backend here or with every node literally as it stands.
 
     Args:
         config: all that decides what ``lay_out`` writes besides the model and the nodes: the layout, the digest of the
@@ -94,6 +99,7 @@ class OnnxSubject:
     clock: Clock
     pruned: float = 0.0
     here: bool = True
+    backend: str = _ONNXRT
     check: Callable[[Path], str | None] = lambda _model: None
 
     def build(self, keep_float: Collection[str], *, draft: bool = False) -> Path:
@@ -114,23 +120,29 @@ class OnnxSubject:
 
     def run(self, model: Path) -> Run:
         if self.here or model == self.float_model:
-            return compare.on_onnxruntime(model)
+            return compare.on_backend(model, self._runs_on(model))
         return compare.literally(onnx.load(model))
 
     def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
-        return time_in_turn(models, rounds, self.clock)
+        return time_in_turn(models, rounds, self.clock, [self._runs_on(model) for model in models])
+
+    def _runs_on(self, model: Path) -> str:
+        return _ONNXRT if model == self.float_model else self.backend
 
     def refused(self, model: Path) -> str | None:
         return self.check(model)
 
 
-def time_in_turn(models: Sequence[Path], rounds: int, clock: Clock) -> list[list[float]]:
-    """Milliseconds of one run each, one thread, in turn.
+def time_in_turn(
+    models: Sequence[Path], rounds: int, clock: Clock, on: Sequence[str] | None = None
+) -> list[list[float]]:
+    """Milliseconds of one run each, one thread, in turn. ``on`` names the backend of each, ONNX Runtime if it is None.
 
     Every second round goes the way of the one before backwards, so that a drift hits all alike; and that way is drawn
     anew, from a fixed seed, so that whatever beats on the machine in a rhythm does not beat on the same model always.
     """
-    backends = [OnnxrtBackend(model, threads=1) for model in models]
+    names = [_ONNXRT] * len(models) if on is None else on
+    backends = [backend_class(name)(model, threads=1) for name, model in zip(names, models, strict=True)]
     for backend in backends * _WARM_UP:
         backend.run()
     random, order = np.random.default_rng(0), np.arange(len(backends))

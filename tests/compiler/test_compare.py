@@ -136,7 +136,7 @@ def test_a_recipe_that_prepares_frames_otherwise_is_told_where_to_look(reference
 
 
 def test_the_same_net_is_beyond_every_limit(reference: Reference, tmp_path: Path) -> None:
-    run = compare.on_onnxruntime(on_disk(net(), tmp_path))
+    run = compare.on_backend(on_disk(net(), tmp_path))
 
     hop = compare.compare_model("torch → ONNX fp32", reference, run, LIMITS, MIN_EXPORT_SQNR_DB)
 

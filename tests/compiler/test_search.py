@@ -58,6 +58,7 @@ class Simulated:
     folder: Path
     units: Sequence[Unit]
     here: bool = True
+    backend: str = "onnxrt"
     pruned: float = 0.0
     scale: float = 1.0  # of the time
     refuses: Callable[[Collection[str]], str | None] = lambda _keep: None
