@@ -42,7 +42,8 @@ svg .limit-text { fill: var(--bad); font-size: 12px }
 .box { fill: var(--paper); stroke: var(--tried) } .strong-box { stroke: var(--chosen); stroke-width: 2 }
 @media print { :root { color-scheme: light; --ink: #000; --dim: #444; --line: #bbb; --card: #fff; --paper: #fff;
     --chosen: #0b5cad; --tried: #777; --bad: #b3261e; --int8: #dcebff; --fp16: #ece4fc; --fp32: #fdeed6 }
-  body { max-width: none; margin: 0; font-size: 11pt } .long { max-height: none; overflow: visible; border: 0; padding: 0 }
+  body { max-width: none; margin: 0; font-size: 11pt }
+  .long { max-height: none; overflow: visible; border: 0; padding: 0 }
   .wide { overflow: visible } svg { max-width: 100% } thead th { position: static }
   tr { break-inside: avoid }
   * { print-color-adjust: exact } }
