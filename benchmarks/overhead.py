@@ -14,6 +14,7 @@ The wait for the sync, at most 200 ms by design, is printed apart: it delays wha
 from __future__ import annotations
 
 import contextlib
+import random
 import resource
 import statistics
 import tempfile
@@ -28,13 +29,13 @@ import onnxruntime as ort
 
 from benchmarks.release import VIDEO, unpacked
 from benchmarks.results import Row, ratio, tell
-from edge_agent import capture
-from edge_agent.capture import Reader
 from edge_agent.config import EventsConfig, SourceConfig
 from edge_agent.events import Events
 from edge_agent.mailbox import Captured, Mailbox
 from edge_agent.outbox import Outbox
 from edge_agent.sinks import Delivery
+from edge_agent.sources import files
+from edge_agent.sources.reader import Reader
 from edge_agent.vision import ActiveModel, Worker
 from skerry.clock import SystemClock, new_id
 from skerry.disk import Disk
@@ -137,18 +138,20 @@ class WholeAgent:
             now = time.monotonic()
             played.durable += [now - at for at in captured[len(played.durable) : last - first]]
 
-        def emit(frame: Captured, release: str, answers: list[Answer]) -> None:
-            captured.append(frame.mono_s)
-            events.seen(frame, release, answers)
-            played.answered.append(time.monotonic() - frame.mono_s)
+        class Timed(Events):
+            def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
+                captured.append(frame.mono_s)
+                super().seen(frame, release, answers)
+                played.answered.append(time.monotonic() - frame.mono_s)
 
         outbox.on_sync = synced
         mailbox, ended = Mailbox(), threading.Event()
         with Delivery(outbox, [], self._clock, config.sync_ms / 1000) as delivery:
-            events = Events(config, outbox, self._clock, delivery.wake)
-            with Worker(mailbox, emit, self._clock, 5.0) as worker, timing(played.decoded):
+            events = Timed(config, outbox, self._clock, delivery.wake)
+            with Worker(mailbox, events, self._clock, 5.0) as worker, timing(played.decoded):
                 worker.swap(self._model())
-                reader = Reader(SourceConfig(path=str(VIDEO)), mailbox, self._clock, lambda _label: ended.set())
+                source, pick = SourceConfig(url=str(VIDEO)), random.Random(0).uniform
+                reader = Reader(source, None, mailbox, self._clock, events, lambda _label: ended.set(), pick)
                 before = cpu_s()
                 reader.start()
                 ended.wait()
@@ -166,12 +169,12 @@ class WholeAgent:
 @contextlib.contextmanager
 def timing(decoded: list[float]) -> Iterator[None]:
     """Notes how long the reader's frames take to decode."""
-    plain = capture.pictures
-    capture.pictures = lambda config: timed(plain(config), decoded)
+    plain = files.clip
+    files.clip = lambda path: timed(plain(path), decoded)
     try:
         yield
     finally:
-        capture.pictures = plain
+        files.clip = plain
 
 
 def main() -> bool:

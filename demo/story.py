@@ -272,7 +272,7 @@ class Story:
         path = self.folder / f"{name}.toml"
         path.write_text(
             f'data = "{self.folder / name}"\nthreads = 1\n'
-            f'[[sources]]\npath = "{self.assets}/video/bikes.mp4"\nname = "street"\nloop = true\n'
+            f'[[sources]]\nurl = "{self.assets}/video/bikes.mp4"\nname = "street"\nloop = true\n'
             f"[probation]\nseconds = {PROBATION_S}\n"
             f"[link]\nreport_s = {REPORT_S}\nkeepalive_s = {max(1, round(KEEPALIVE_S))}\n"
             f"ack_s = {max(1.0, ACK_S)}\nlongest_pause_s = {max(1.0, PAUSE_S)}\n"

@@ -9,7 +9,7 @@ import os
 import random  # noqa: TID251 - the composition root
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from edge_agent.capture import Reader, check_source
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, SourceConfig
 from edge_agent.events import Events, Journal, Several
 from edge_agent.health import Latency, LinkStatus, OutboxStatus, SourceStatus, Status, serve
 from edge_agent.hub_client import HubFetcher
@@ -32,6 +31,9 @@ from edge_agent.outbox import Outbox
 from edge_agent.report import Reporter
 from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
 from edge_agent.slots import Inbox, Records, Slots
+from edge_agent.sources import credentials
+from edge_agent.sources.credentials import Credentials
+from edge_agent.sources.reader import Reader, check_source
 from edge_agent.updater import Tools, Updater, child_prover
 from edge_agent.vision import Worker
 from skerry import __version__, signing
@@ -126,6 +128,7 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
     disk, clock, paths = Disk(), SystemClock(), Paths(Path(config.data))
     for source in config.sources:
         check_source(source)
+    secrets = _credentials(config, paths)
     trusted = [signing.load_public_key(Path(path)) for path in config.trust]
     identity = load_identity(paths.identity)
     with contextlib.ExitStack() as stack:
@@ -136,7 +139,7 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
         journals = _Journals(config, outbox, delivery, lanes)
         events = Events(config.events, journals, clock, journals.wake)
         mailbox = Mailbox()
-        worker = stack.enter_context(Worker(mailbox, events.seen, clock, config.stop_s / 2))
+        worker = stack.enter_context(Worker(mailbox, events, clock, config.stop_s / 2))
         tools = Tools(
             records=Records(paths.record, disk),
             slots=Slots(paths.slots, disk, trusted),
@@ -171,6 +174,7 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
             outbox,
             tools.slots,
             run_id,
+            secrets,
             link,
             lanes,
         )
@@ -182,6 +186,13 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
     if (lost := agent.lost_source()) is not None:
         raise SourceError(lost)
     return 0
+
+
+def _credentials(config: AgentConfig, paths: Paths) -> dict[str, Credentials]:
+    """Those that the sources name. Raises `ConfigError` for one that is not there."""
+    file = Path(config.credentials) if config.credentials else paths.data / credentials.FILE
+    wanted = {source.credentials for source in config.sources if source.credentials}
+    return {name: credentials.find(name, file, os.environ) for name in sorted(wanted)}
 
 
 class _Journals:
@@ -268,6 +279,7 @@ class Agent:
     outbox: Outbox
     slots: Slots
     run_id: str
+    secrets: Mapping[str, Credentials]
     link: Link | None = None
     lanes: Lanes | None = None
 
@@ -275,7 +287,12 @@ class Agent:
         self._started = self.clock.monotonic()
         self._stop = anyio.Event()
         self._open_sources = {source.label for source in self.config.sources}
-        self._readers = [Reader(s, self.mailbox, self.clock, self._open_sources.discard) for s in self.config.sources]
+        self._readers = [self._reader(source) for source in self.config.sources]
+
+    def _reader(self, config: SourceConfig) -> Reader:
+        uniform, ended = random.SystemRandom().uniform, self._open_sources.discard
+        secret = self.secrets.get(config.credentials or "")
+        return Reader(config, secret, self.mailbox, self.clock, self.events, ended, uniform)
 
     async def run(self) -> None:
         """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
@@ -293,7 +310,8 @@ class Agent:
             tasks.cancel_scope.cancel()
         for reader in self._readers:
             reader.stop()
-        self.mailbox.close()
+        for frame in self.mailbox.close():
+            self.events.no_verdict(frame.source, frame, "the agent stopped before its turn came")
         for reader in self._readers:
             await anyio.to_thread.run_sync(reader.join, self.config.stop_s)
         self.disk.unlink(self.paths.running)
@@ -306,7 +324,7 @@ class Agent:
 
     def lost_source(self) -> str | None:
         """Why a source ended before its end."""
-        return next((reader.failing for reader in self._readers if reader.failing is not None), None)
+        return next((why for reader in self._readers if (why := reader.lost_for_good) is not None), None)
 
     async def _wait_for_signal(self) -> None:
         """A first signal stops in order; a second one ends the process at once."""

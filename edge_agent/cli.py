@@ -34,7 +34,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--name", metavar="NAME", help="what the fleet calls this device (default: its host name)")
     run.add_argument("--model", type=Path, metavar="BUNDLE", help="install this bundle first")
     run.add_argument(
-        "--source", action="append", default=[], metavar="PATH", help="video file or directory of images; repeatable"
+        "--source",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="rtsp://…, /dev/video0, a video file or a folder of images; repeatable",
     )
     run.add_argument("--loop", action="store_true", help="start files over at their end")
     run.add_argument("--every", action="store_true", help="process every frame of a file, as fast as it goes")
@@ -100,7 +104,7 @@ def _overrides(options: argparse.Namespace, data: Path) -> dict[str, Any]:
         values["trust"] = [str(path) for path in options.trust]
     if options.source:
         policy = {"policy": "every", "realtime": False} if options.every else {}
-        values["sources"] = [{"path": path, "loop": options.loop, **policy} for path in options.source]
+        values["sources"] = [{"url": url, "loop": options.loop, **policy} for url in options.source]
     events = {"jsonl": options.jsonl, "terminal": not options.quiet} if options.jsonl or options.quiet else None
     given = {"events": events, "threads": options.threads, "port": options.port}
     return values | {key: value for key, value in given.items() if value is not None}

@@ -16,25 +16,38 @@ Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
 class SourceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One camera, video file or image directory.
+    """One camera, video file, folder of images, or door for pictures that are pushed.
 
     Attributes:
-        policy: "latest" keeps the newest frame and counts the rest as superseded; "every" processes each frame, and
-            holds the source up when the queue is full.
+        url: ``rtsp://host/path``, ``/dev/video0``, ``csi:0``, a file, a folder, or ``push:``. Never with a password.
+        credentials: name of the camera's user and password (edge_agent.sources.credentials).
+        policy: "latest" keeps the newest frame and counts the rest as superseded; "every" answers each frame, or says
+            that there is no verdict on it: a file waits for its turn, a camera's frame fails when the queue is full.
+        reader: "pyav" decodes in this process, "gstreamer" in another one, with the hardware that ``pipeline`` names.
+        silence_s: a camera that gives no frame for so long is lost, and opened again.
+        watch: of a folder, the images that come from now on, instead of those that lie there.
         realtime: plays a file at its own rate; without it, as fast as it can be read.
         loop: starts over at the end.
+        queue: policy "every": frames that may wait.
+        deadline_ms: policy "every": a frame that is not answered by then has no verdict; null waits for ever.
     """
 
-    path: str
+    url: str
     name: str | None = None
+    credentials: str | None = None
     policy: Literal["latest", "every"] = "latest"
+    reader: Literal["pyav", "gstreamer"] = "pyav"
+    pipeline: str = "software"
+    silence_s: Annotated[float, msgspec.Meta(ge=0.5, le=3600.0)] = 2.0
+    watch: bool = False
     realtime: bool = True
     loop: bool = False
     queue: Positive = 8
+    deadline_ms: Positive | None = None
 
     @property
     def label(self) -> str:
-        return self.name or Path(self.path).name
+        return self.name or Path(self.url).name or "push"
 
 
 class EventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +119,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         data: the directory that holds all that the agent must not lose.
         trust: PEM files of the keys whose bundles may run here; without any, those that the claim token named, or this
             user's own.
+        credentials: TOML file with the cameras' passwords; by default ``credentials.toml`` in ``data``.
         threads: for inference; the other cores decode and sync.
         port: health on 127.0.0.1; 0 takes a free one.
         stop_s: how long an ordered stop may take.
@@ -114,6 +128,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     data: str
     trust: list[str] = []
     sources: list[SourceConfig] = []
+    credentials: str | None = None
     events: EventsConfig = EventsConfig()
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()

@@ -11,7 +11,7 @@ from edge_agent.mailbox import Captured
 from skerry.clock import Clock
 from skerry.errors import SkerryError
 from skerry.update import Happening, Record
-from skerry.wire import Answer, Event, Seen, Updated, encode
+from skerry.wire import Answer, Event, NoVerdict, Seen, SourceChanged, SourceState, Updated, encode
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +90,28 @@ class Events:
                 utc_ms=now.ms,
                 trust=now.trust,
                 mono_ms=int(self._clock.monotonic() * 1000),
+            )
+        )
+
+    def source_changed(self, source: str, state: SourceState, why: str | None) -> None:
+        """Tells that a source was lost, is frozen or is back."""
+        now, mono_ms = self._clock.utc(), int(self._clock.monotonic() * 1000)
+        self._accept(
+            SourceChanged(source=source, state=state, why=why, utc_ms=now.ms, trust=now.trust, mono_ms=mono_ms)
+        )
+
+    def no_verdict(self, source: str, frame: Captured | None, why: str, release: str | None = None) -> None:
+        """Tells that a frame that was to be answered is not; no frame: it could not even be read."""
+        utc, mono_s = (frame.utc, frame.mono_s) if frame else (self._clock.utc(), self._clock.monotonic())
+        self._accept(
+            NoVerdict(
+                source=source,
+                frame=frame.number if frame else None,
+                release=release,
+                why=why,
+                utc_ms=utc.ms,
+                trust=utc.trust,
+                mono_ms=int(mono_s * 1000),
             )
         )
 

@@ -1,11 +1,13 @@
 """Between the reader threads and the worker: every frame that was captured is counted once.
 
 Per source, "latest" holds one frame and a newer one supersedes it, so that what is processed is fresh; "every" holds a
-bounded queue, and the reader waits. The law, at rest: captured = processed + superseded + failed.
+bounded queue: a file's reader waits for room, a camera's trigger that finds none has failed.
+The law, at rest: captured = processed + superseded + failed.
 """
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     import av
 
 
+Picture = Union[Frame, "av.VideoFrame"]
+
+
 @dataclass(frozen=True)
 class Captured:
     """A frame as its reader got it. A video's stays in the decoder's format: a frame that goes by is never converted.
@@ -28,19 +33,29 @@ class Captured:
     Attributes:
         number: from 0 since the source was opened.
         mono_s, utc: when it was captured.
+        due_s: until when it must be answered (monotonic); None where the newest frame is wanted, not each.
     """
 
     source: str
     number: int
     mono_s: float
     utc: Utc
-    picture: Union[Frame, av.VideoFrame]
+    picture: Picture
+    due_s: float | None = None
 
     def pixels(self) -> Frame:
         """RGB uint8 [H, W, 3]."""
         if isinstance(self.picture, np.ndarray):
             return self.picture
         return np.asarray(self.picture.to_ndarray(format="rgb24"))
+
+
+class Put(enum.Enum):
+    """What became of a frame that was handed in."""
+
+    TAKEN = "taken"
+    FULL = "full"  # the queue had no room: counted as failed
+    CLOSED = "closed"  # not counted at all
 
 
 class Mailbox:
@@ -60,21 +75,24 @@ class Mailbox:
             self._queues[source], self._limits[source], self._counts[source] = deque(), queue, Counts()
             self._turn.append(source)
 
-    def put(self, frame: Captured) -> bool:
-        """Hands a frame in; False if the mailbox is closed and the frame was not taken. Waits only on a full queue."""
+    def put(self, frame: Captured, *, wait: bool = True) -> Put:
+        """Hands a frame in. With ``wait``, a full queue is waited for."""
         with self._condition:
             queue, limit = self._queues[frame.source], self._limits[frame.source]
-            while limit is not None and len(queue) >= limit and not self._closed:
+            while wait and limit is not None and len(queue) >= limit and not self._closed:
                 self._condition.wait()
             if self._closed:
-                return False
+                return Put.CLOSED
             self._count(frame.source, captured=1)
+            if limit is not None and len(queue) >= limit:
+                self._count(frame.source, failed=1)
+                return Put.FULL
             if limit is None and queue:
                 queue.clear()
                 self._count(frame.source, superseded=1)
             queue.append(frame)
             self._condition.notify_all()
-            return True
+            return Put.TAKEN
 
     def take(self, timeout_s: float) -> Captured | None:
         """The next frame, of the source that has waited longest; None after ``timeout_s`` without one."""
@@ -100,14 +118,20 @@ class Mailbox:
         with self._condition:
             self._count(frame.source, failed=1) if failed else self._count(frame.source, processed=1)
 
-    def close(self) -> None:
-        """Takes no more frames; those that wait are counted as superseded, so that the sum stays exact."""
+    def close(self) -> list[Captured]:
+        """Takes no more frames; those that wait are counted as superseded, so that the sum stays exact.
+
+        Returns:
+            Those of them that were each to be answered.
+        """
         with self._condition:
-            self._closed = True
+            self._closed, left = True, []
             for source, queue in self._queues.items():
                 self._count(source, superseded=len(queue))
+                left += [frame for frame in queue if self._limits[source] is not None]
                 queue.clear()
             self._condition.notify_all()
+            return left
 
     def counts(self) -> dict[str, Counts]:
         """What became of each source's frames so far."""

@@ -22,7 +22,7 @@ from skerry.clock import Clock
 from skerry.disk import Disk
 from skerry.documents import parse
 from skerry.errors import SkerryError, StorageError
-from skerry.wire import Event, Seen, Stored, decode_event, encode
+from skerry.wire import Event, NoVerdict, Seen, SourceChanged, Stored, decode_event, encode
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +109,11 @@ def describe(event: Event) -> str:
     if isinstance(event, Seen):
         answers = ", ".join(f"{a.label} {a.score:.2f}" for a in event.answers[:5]) or "nothing"
         return f"{when}  {event.source} #{event.frame}: {answers}  [{event.release[:8]}]"
+    if isinstance(event, SourceChanged):
+        return f"{when}  source {event.source} {event.state}" + (f": {event.why}" if event.why else "")
+    if isinstance(event, NoVerdict):
+        number = "" if event.frame is None else f" #{event.frame}"
+        return f"{when}  {event.source}{number}: no verdict: {event.why}"
     about = f" {event.release[:12]}" if event.release else ""
     why = f": {event.why}" if event.why else ""
     return f"{when}  update{about} {event.before} → {event.state} ({event.event}){why}"

@@ -55,9 +55,13 @@ def _finite(outputs: Tensors) -> bool:
 
 
 class Emit(Protocol):
-    """Hears each processed frame."""
+    """Hears what became of frames."""
 
-    def __call__(self, frame: Captured, release: str, answers: list[Answer]) -> None: ...
+    def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
+        """A frame was answered."""
+
+    def no_verdict(self, source: str, frame: Captured | None, why: str, release: str | None = None) -> None:
+        """A frame that was to be answered is not."""
 
 
 class Worker:
@@ -84,7 +88,8 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._stopping = True
-        self._mailbox.close()
+        for frame in self._mailbox.close():
+            self._emit.no_verdict(frame.source, frame, "the agent stopped before its turn came")
         self._thread.join(self._stop_s)  # a worker that hangs in a model is left to the end of the process
         if not self._thread.is_alive() and self._active is not None:
             self._active.backend.close()
@@ -130,16 +135,24 @@ class Worker:
     def _process(self, active: ActiveModel | None, frame: Captured) -> bool:
         """Whether the frame was answered."""
         if active is None:
-            return False
+            return self._give_up(frame, "no model is in service")
+        if frame.due_s is not None and (late := self._clock.monotonic() - frame.due_s) > 0:
+            return self._give_up(frame, f"its turn came {late * 1e3:.0f} ms after its deadline")
         try:
             answers = active(frame)
-            self._emit(frame, active.release, answers)
+            self._emit.seen(frame, active.release, answers)
         except (SkerryError, ValueError, MemoryError) as exc:
             self._failed(active, exc)
-            return False
+            return self._give_up(frame, str(exc), active.release)
         self.latencies_s.append(self._clock.monotonic() - frame.mono_s)
         self._failing = False
         return True
+
+    def _give_up(self, frame: Captured, why: str, release: str | None = None) -> bool:
+        """False. Of a frame that was to be answered in any case, it is told."""
+        if frame.due_s is not None:
+            self._emit.no_verdict(frame.source, frame, why, release)
+        return False
 
     def _failed(self, active: ActiveModel, exc: Exception) -> None:
         if not self._failing:

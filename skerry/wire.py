@@ -5,7 +5,7 @@ JSON through msgspec, finite numbers only, null means not measured, times are in
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Literal, Union
 
 import msgspec
 
@@ -99,6 +99,42 @@ class Updated(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     mono_ms: int
 
 
+SourceState = Literal["lost", "frozen", "back"]
+
+
+class SourceChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="source"):
+    """A source was lost, is frozen, or is back.
+
+    Attributes:
+        why: what is wrong; null when it is back.
+    """
+
+    source: str
+    state: SourceState
+    why: str | None
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class NoVerdict(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="no-verdict"):
+    """A frame that was to be answered, each one by its source's policy, is not.
+
+    Attributes:
+        frame: its number; null for a picture that could not be read.
+        release: of the model that failed on it; null if none came to it.
+        utc_ms, trust, mono_ms: when it was captured.
+    """
+
+    source: str
+    frame: int | None
+    release: str | None
+    why: str
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
 class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a proof measured of one variant on one device.
 
@@ -127,7 +163,7 @@ class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
     refused: str | None = None
 
 
-Event = Union[Seen, Updated]
+Event = Union[Seen, Updated, SourceChanged, NoVerdict]
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):

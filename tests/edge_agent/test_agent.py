@@ -120,7 +120,7 @@ def source_of(agent: LiveAgent) -> Path:
         next(
             line.split('"')[1]
             for line in (agent.folder / "agent.toml").read_text().splitlines()
-            if line.startswith("path")
+            if line.startswith("url")
         )
     )
 

@@ -23,11 +23,11 @@ def test_the_least_that_must_be_said_is_where_the_data_lies():
     [
         ({"port": 99999}, r"agent.toml: .*<= 65535.*\$\.port"),
         ({"thread": 2}, r"unknown field `thread`"),
-        ({"sources": [{"path": "a.mp4", "policy": "newest"}]}, r"newest.*\$\.sources\[0\]\.policy"),
+        ({"sources": [{"url": "a.mp4", "policy": "newest"}]}, r"newest.*\$\.sources\[0\]\.policy"),
         ({"probation": {"seconds": 0}}, r"> 0.*\$\.probation\.seconds"),
         ({"events": {"sync_ms": 500}}, r"<= 200.*\$\.events\.sync_ms"),
         ({"proof": {"limits": {"min_sqnr_db": 1.0}}}, r"tighter"),
-        ({"sources": [{"path": "x/a.mp4"}, {"path": "y/a.mp4"}]}, r"two sources have one name"),
+        ({"sources": [{"url": "x/a.mp4"}, {"url": "y/a.mp4"}]}, r"two sources have one name"),
     ],
 )
 def test_a_wrong_value_is_named(values, says):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.counts import Counts
-from edge_agent.mailbox import Captured, Mailbox
+from edge_agent.mailbox import Captured, Mailbox, Put
 from skerry.clock import Trust, Utc
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -74,7 +74,7 @@ def test_a_closed_mailbox_takes_no_frame_and_frees_who_waits():
     time.sleep(0.02)
     mailbox.close()
     reader.join(1)
-    assert answers == [False]
+    assert answers == [Put.CLOSED]
     assert mailbox.total() == Counts(captured=1, superseded=1), "what waited is counted, so the sum stays exact"
 
 
@@ -88,7 +88,7 @@ def test_the_sum_is_exact_under_load(queue):
 
     def read(source: str) -> None:
         number = 0
-        while not stop.is_set() and mailbox.put(frame(source, number)):
+        while not stop.is_set() and mailbox.put(frame(source, number)) is not Put.CLOSED:
             number += 1
 
     def work() -> None:

@@ -24,7 +24,7 @@ data = "{data}"
 trust = ["{trust}"]
 threads = 1
 [[sources]]
-path = "{source}"
+url = "{source}"
 name = "camera"
 loop = {loop}
 {more_source}
