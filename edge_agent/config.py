@@ -70,6 +70,34 @@ class EventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     sync_ms: Annotated[int, msgspec.Meta(ge=1, le=200)] = 200
 
 
+class Mask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An area that no picture of a source ever shows.
+
+    Attributes:
+        source: its name; "*" for all.
+        polygon: corners (x, y), as fractions of the frame's width and height.
+    """
+
+    source: str = "*"
+    polygon: list[tuple[Fraction, Fraction]]
+
+
+class PrivacyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may leave the device as a picture. Nothing, unless it is allowed here.
+
+    Attributes:
+        allow: ways out: "live-view", "snapshot", "event-picture", "sample" (to train with).
+        masks: areas that are black in all that leaves.
+        blur: labels whose boxes are made coarse.
+        drop: labels of which no picture leaves.
+    """
+
+    allow: list[str] = []
+    masks: list[Mask] = []
+    blur: list[str] = []
+    drop: list[str] = []
+
+
 class ProofPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this device asks of a proof. Limits may be tighter than Skerry's floor, never looser."""
 
@@ -130,6 +158,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sources: list[SourceConfig] = []
     credentials: str | None = None
     events: EventsConfig = EventsConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()
     link: LinkConfig = LinkConfig()
