@@ -43,6 +43,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     variant: str
     precision: str
+    backend: str
     bytes: int
     bundle_bytes: int
     median_ms: float
@@ -219,6 +220,7 @@ def _side(picked: Picked) -> Side:
         release=picked.bundle.release,
         variant=variant.id,
         precision=variant.precision,
+        backend=variant.backend,
         bytes=sum(sizes[path] for path in variant.files),
         bundle_bytes=sum(sizes.values()),
         median_ms=statistics.median(picked.times_ms),

@@ -4,9 +4,10 @@ A layer is a node of the fp32 graph that computes floats, named as the user's mo
 shipped it is found by its node's name: whoever quantizes keeps names, and folds an activation into the layer before,
 whose value is then the activation's.
 
-*Asked* is read from the shipped graph: Q/DQ pairs around a node, or its float type. *Real* is read from what ONNX
-Runtime dumps after its optimizer: an integer kernel stands where a Q/DQ group was replaced, a float kernel behind a
-`DequantizeLinear` where it was not. The dump's own value types are stale; only what its nodes say is believed.
+*Asked* is read from the shipped graph: Q/DQ pairs around a node, or its float type. *Real* is read from OpenVINO's
+runtime model (compiler/layers_openvino.py), or from what ONNX Runtime dumps after its optimizer: an integer kernel
+stands where a Q/DQ group was replaced, a float kernel behind a `DequantizeLinear` where it was not. The dump's own
+value types are stale; only what its nodes say is believed.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def describe(
     tensors: Sequence[Array],
     *,
     exported: onnx.ModelProto | None = None,
-    built: onnx.ModelProto | None = None,
+    real: Mapping[str, str] | None = None,
     group_bytes: int = GROUP_BYTES,
 ) -> list[Layer]:
     """Every layer of ``shipped``, in the graph's order.
@@ -83,13 +84,13 @@ def describe(
         original: the fp32 graph that it was made of.
         tensors: inputs to measure the error on, pooled; none leaves ``sqnr_db`` null.
         exported: the graph as torch's exporter wrote it, which alone says the modules' paths; ``original`` if None.
-        built: what the runtime made of it (`built_by_onnxruntime`); None leaves ``real`` null.
+        real: what the runtime made of it (`real_here`); None leaves ``real`` null.
     """
     twins = find_twins(original, shipped, exported)
     pairs = {t.value: t.found for t in twins if t.value is not None and t.found is not None}
     errors = sqnr(original, shipped, pairs, tensors, group_bytes) if tensors else {}
     asked = requested(shipped)
-    real = real_precisions(shipped, built) if built is not None else {}
+    real = real or {}
     return [
         Layer(
             name=twin.name,
@@ -239,6 +240,15 @@ def _goes_to_grid(readers: Mapping[str, onnx.NodeProto], node: onnx.NodeProto) -
 
 
 # --- the precision that is real ------------------------------------------------------------------------------------
+
+
+def real_here(path: Path, backend: str) -> dict[str, str]:
+    """The precision that a backend computes each node in on this machine, by the node's first output."""
+    if backend == "openvino":
+        from compiler.layers_openvino import real_on_openvino  # noqa: PLC0415 - its library is an extra
+
+        return real_on_openvino(path)
+    return real_precisions(onnx.load(path), built_by_onnxruntime(path))
 
 
 def built_by_onnxruntime(model: Path) -> onnx.ModelProto:

@@ -313,9 +313,9 @@ class Compilation:
         if variant.model == variants.exported:
             return []
         tensors = [reference.input(index) for index in range(min(_LOOKED_AT, len(reference.frames)))]
-        built = layers.built_by_onnxruntime(variant.path) if variant.here else None
+        real = layers.real_here(variant.path, variant.plan.backend) if variant.here else None
         original, exported = onnx.load(variants.calibrated / MODEL), onnx.load(variants.exported / MODEL)
-        return layers.describe(original, onnx.load(variant.path), tensors, exported=exported, built=built)
+        return layers.describe(original, onnx.load(variant.path), tensors, exported=exported, real=real)
 
     def _written(self, folder: ReleaseFolder, variant: Variant, interface: Interface) -> BundleVariant:
         """A variant's files in the release's folder; an engine belongs to the very TensorRT that built it."""

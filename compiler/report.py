@@ -13,7 +13,7 @@ from compiler import plots
 from compiler.evidence import Accuracy, Evidence, Layer, Point
 from compiler.layers import unkept
 from compiler.stylesheet import STYLE
-from compiler.tables import VARIANT_HEAD, hop_rows, mend_lines, variant_rows
+from compiler.tables import VARIANT_HEAD, hop_rows, mend_lines, race_lines, variant_rows
 from skerry.wire import ProofReport
 
 
@@ -47,7 +47,8 @@ def _section(title: str, parts: Iterable[str]) -> Iterator[str]:
 
 def _variants(evidence: Evidence) -> Iterator[str]:
     yield _table(VARIANT_HEAD, variant_rows(evidence))
-    yield from (_note(f"{variant} was built and is left out: {why}") for variant, why in evidence.left_out.items())
+    yield from map(_note, race_lines(evidence))
+    yield from (_note(f"{variant} is left out: {why}") for variant, why in evidence.left_out.items())
     yield _note(
         "Times on one thread, in turn; ratios are medians over the rounds. The second number of “lost, at most” and of "
         "“x fp32, at most” ends a one-sided 95 % interval."

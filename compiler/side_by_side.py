@@ -87,7 +87,7 @@ def rows(found: Comparison) -> Iterator[tuple[str, str, str, str]]:
     """The table: what, a, b, and b against a with its 95 % interval."""
     a, b, ratio = found.a, found.b, found.time_ratio
     yield "release", f"{a.name} {a.release[:12]}", f"{b.name} {b.release[:12]}", _release(a, b)
-    yield "variant", f"{a.variant}, {a.precision}", f"{b.variant}, {b.precision}", ""
+    yield "variant", _variant(a), _variant(b), ""
     if (points := found.accuracy) is None:
         yield "accuracy", "-", "-", "not measured"
     else:
@@ -112,6 +112,10 @@ def _proof(side: Side) -> str:
         return "did not end"
     said = f"{side.proof.sqnr_db:.1f} dB, {side.proof.same} of {side.proof.decided} answers"
     return f"{'REFUSED' if side.proof.refused else 'proved'}: {said}"
+
+
+def _variant(side: Side) -> str:
+    return f"{side.variant}, {side.precision} on {side.backend}"
 
 
 def _size(count: int) -> str:

@@ -74,7 +74,12 @@ def verdict(evidence: Evidence, variant: str) -> str:
 
 
 def _precision(evidence: Evidence, variant: str) -> str:
-    """The plan's precision, and how much of the graph has it."""
+    """The plan's precision, on which runtime if that is not the usual one, and how much of the graph has it."""
+    race = next((race for race in evidence.races if race.variant == variant), None)
+    return _asked(evidence, variant) + (f", on {race.backend}" if race else "")
+
+
+def _asked(evidence: Evidence, variant: str) -> str:
     layers = evidence.layers.get(variant, [])
     asked = evidence.precisions.get(variant) or ("int8" if any(y.requested == "int8" for y in layers) else "")
     if not layers:
@@ -95,6 +100,15 @@ def _times(timing: Timing) -> tuple[str, str, str]:
     bound = f", {timing.times_fp32_at_most:.2f}" if timing.times_fp32_at_most is not None else ""
     fp32 = "" if timing.times_fp32 is None else f"{timing.times_fp32:.2f}{bound}"
     return f"{timing.median_ms:.2f} ms", fp32, "" if timing.times_torch is None else f"{timing.times_torch:.2f}"
+
+
+def race_lines(evidence: Evidence) -> Iterator[str]:
+    """The variants that are another one's file on a faster runtime, as sentences."""
+    for race in evidence.races:
+        yield (
+            f"{race.variant} is the file of {race.beside} on {race.backend}: {race.times:.2f} of its time, "
+            f"{race.times_at_most:.2f} at most"
+        )
 
 
 def mend_lines(repair: Repair) -> Iterator[str]:

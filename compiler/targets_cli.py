@@ -72,7 +72,8 @@ def in_full(name: str, found: Target) -> Iterator[str]:
         yield f"  {'':<11}   {system.source}"
     for plan in found.variant:
         needs = f", needs {', '.join(plan.cpu)}" if plan.cpu else ""
-        yield f"  {plan.id:<11} {plan.precision} on {plan.backend}{needs}"
+        beside = f"; ships where it is measured faster than {plan.beside}" if plan.beside else ""
+        yield f"  {plan.id:<11} {plan.precision} on {plan.backend}{needs}{beside}"
         yield f"  {'':<11}   {plan.source}"
 
 

@@ -31,7 +31,7 @@ from skerry.errors import BackendError, SkerryError, StorageError
 from skerry.execution import prove
 from skerry.execution.backend import load_variant
 from skerry.execution.ingraph import make_preprocessor, make_reader
-from skerry.manifest import DeviceFacts, Limits, Manifest, eligible
+from skerry.manifest import DeviceFacts, Limits, Manifest, eligible, unsuited
 from skerry.update import (
     Assigned,
     Chosen,
@@ -223,7 +223,10 @@ class Updater:
             await anyio.to_thread.run_sync(self._stage, target)
         self._tools.fetcher.done(target)
         manifest = self._manifest(target)
-        if not eligible(manifest, self._tools.facts):
+        passed_over = unsuited(manifest, self._tools.facts)
+        for variant, why in passed_over.items():
+            _log.info("release %s: variant %s is passed over: it %s", target[:12], variant, why)
+        if len(passed_over) == len(manifest.variants):
             names = ", ".join(v.id for v in manifest.variants)
             return Failed(f"none of its variants ({names}) suits this device ({self._tools.facts})", verdict=True)
         return Fetched()

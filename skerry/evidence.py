@@ -80,6 +80,14 @@ class _Repair(msgspec.Struct, frozen=True):
     mends: list[_Mend]
 
 
+class _Race(msgspec.Struct, frozen=True):
+    variant: str
+    backend: str
+    beside: str
+    times: float
+    times_at_most: float
+
+
 class _Proof(msgspec.Struct, frozen=True):
     variant: str
     refused: str | None = None
@@ -103,6 +111,7 @@ class Evidence(msgspec.Struct, frozen=True):
     search: list[_Point] = []
     left_out: dict[str, str] = {}
     repairs: list[_Repair] = []
+    races: list[_Race] = []
     layers: dict[str, list[_Layer]] = {}
     lineage: dict[str, str] = {}
     passes: dict[str, list[_Step]] = {}
@@ -120,6 +129,7 @@ def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
     yield from (f"assumed    {text}" for text in evidence.assumed)
     yield from map(_hop, evidence.hops)
     yield from (f"time       {_time(timing)}" for timing in evidence.timings if timing.median_ms is not None)
+    yield from map(_race, evidence.races)
     yield from (f"unmeasured {variant} {why}" for variant, why in evidence.unmeasured.items())
     yield from (f"proof      {p.variant} refused where it was built: {p.refused}" for p in evidence.proofs if p.refused)
     yield from map(_accuracy, evidence.accuracy)
@@ -147,6 +157,13 @@ def _time(timing: _Timing) -> str:
     fp32 = f", {timing.times_fp32:.2f} x fp32{bound}" if timing.times_fp32 is not None else ""
     torch = f", {timing.times_torch:.2f} x torch" if timing.times_torch is not None else ""
     return f"{timing.model}: {timing.median_ms:.2f} ms on one thread{fp32}{torch}"
+
+
+def _race(race: _Race) -> str:
+    return (
+        f"beside     {race.variant}: {race.beside}'s file on {race.backend}, {race.times:.2f} x its time "
+        f"(at most {race.times_at_most:.2f})"
+    )
 
 
 def _accuracy(a: _Accuracy) -> str:

@@ -456,6 +456,12 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", version))
 
 
+def unsuited(manifest: Manifest, facts: DeviceFacts) -> dict[str, str]:
+    """Why this device passes a variant over, by each that it does."""
+    whys = {v.id: why_not(v.backend, v.requires, facts) for v in manifest.variants}
+    return {variant: why for variant, why in whys.items() if why is not None}
+
+
 def eligible(manifest: Manifest, facts: DeviceFacts) -> list[Variant]:
     """The variants that this device may run, in the manifest's order."""
     return [v for v in manifest.variants if why_not(v.backend, v.requires, facts) is None]

@@ -49,6 +49,8 @@ DEVICE = "CPU"
 # How ONNX Runtime marks weights that lie in its own process: their offset is an address.
 _IN_MEMORY = b"_ORT_MEM_ADDR_"
 _PREAMBLE = ("Exception from", "Check ", "FrontEnd API failed")
+_TOLD = ("layerType", "originalLayersNames", "runtimePrecision")  # of a node of the runtime model
+_MOVES = {"Const", "Convert", "Input", "Output", "Reorder"}  # these compute nothing
 _DTYPES = {"f32": np.float32, "u8": np.uint8, "i64": np.int64}
 
 
@@ -114,6 +116,16 @@ class OpenvinoBackend:
 
     def facts(self) -> BackendFacts:
         return BackendFacts("openvino", DEVICE, str(ov.__version__), self._threads)
+
+    def kernels(self) -> list[tuple[list[str], str]]:
+        """What was built: the names of the nodes and values that each kernel stands for, and its precision, "u8"."""
+        infos = [op.get_rt_info() for op in self._compiled.get_runtime_model().get_ordered_ops()]
+        told = [{key: str(info[key].value) for key in _TOLD} for info in infos]
+        return [
+            (one["originalLayersNames"].split(","), one["runtimePrecision"])
+            for one in told
+            if one["layerType"] not in _MOVES
+        ]
 
     def close(self) -> None:
         """Frees the model's memory; the instance is of no use afterwards."""

@@ -27,12 +27,12 @@ def net(tmp_path: Path) -> onnx.ModelProto:
 def described(
     original: onnx.ModelProto, shipped: onnx.ModelProto, folder: Path, exported: onnx.ModelProto | None = None
 ) -> list[Layer]:
-    return layers.describe(original, shipped, faulty.frames(2), exported=exported, built=built(shipped, folder))
+    return layers.describe(original, shipped, faulty.frames(2), exported=exported, real=real(shipped, folder))
 
 
-def built(shipped: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def real(shipped: onnx.ModelProto, folder: Path, backend: str = "onnxrt") -> dict[str, str]:
     onnx.save(shipped, folder / "shipped.onnx")
-    return layers.built_by_onnxruntime(folder / "shipped.onnx")
+    return layers.real_here(folder / "shipped.onnx", backend)
 
 
 def test_every_layer_is_named_as_the_user_names_it_in_the_graphs_order(net: onnx.ModelProto, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_int8_that_was_asked_for_and_ran_in_floats_is_found(net: onnx.ModelProto
         if node.name.startswith("c1a.relu_"):
             node.input[1] = "late_scale"
 
-    (wrong,) = layers.unkept(layers.describe(net, shipped, [], exported=faulty.chain(), built=built(shipped, tmp_path)))
+    (wrong,) = layers.unkept(layers.describe(net, shipped, [], exported=faulty.chain(), real=real(shipped, tmp_path)))
 
     assert (wrong.name, wrong.requested, wrong.real) == ("block.1.b", "int8", "fp32")
 

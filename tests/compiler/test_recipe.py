@@ -223,7 +223,7 @@ def test_the_native_target_is_this_machines() -> None:
 def test_several_targets_share_a_variant_that_both_have() -> None:
     together = target.plans([target.load(name, PLAIN) for name in ("x86-64", "x86-64-vnni")])
 
-    assert [plan.id for plan, _ in together] == ["fp32", "int8-rr", "int8-vnni"]
+    assert [plan.id for plan, _ in together] == ["fp32", "int8-rr", "int8-rr-ov", "int8-vnni", "int8-vnni-ov"]
     assert together[0][1].arch == []  # fp32 runs anywhere
     assert together[2][1].cpu == ["vnni"]
 

@@ -100,6 +100,10 @@ def test_what_was_mended_and_what_it_cost_is_said() -> None:
     assert "9 of at most 16 builds; 1 of 53 units are in floats, 1% of the multiplications" in words(FULL)
 
 
+def test_a_file_on_another_runtime_says_which_and_how_much_faster() -> None:
+    assert "int8-vnni is the file of int8-rr on openvino: 0.86 of its time, 0.90 at most" in words(FULL)
+
+
 # What is not
 
 
@@ -134,7 +138,7 @@ def test_candidates_that_nothing_here_can_run_are_listed_and_not_drawn() -> None
 
 
 def test_a_variant_that_was_built_and_is_left_out_is_named_with_the_reason() -> None:
-    assert "int8-dotprod was built and is left out: slower than fp32: 1.07 x, at most 1.11" in words(FULL)
+    assert "int8-dotprod is left out: slower than fp32: 1.07 x, at most 1.11" in words(FULL)
 
 
 def test_a_candidate_alone_and_a_layer_alone_can_be_drawn() -> None:
@@ -156,6 +160,7 @@ def test_the_table_says_for_each_variant_what_is_to_be_thought_of_it() -> None:
     assert rows["int8-rr"]["lost, at most"] == "0.28, 0.47"
     assert rows["int8-rr"]["x fp32, at most"] == "0.68, 0.71"
     assert rows["int8-rr"]["verdict"] == "proved here, mended"
+    assert rows["int8-vnni"]["precision"] == "int8, on openvino"
     assert rows["int8-vnni"]["verdict"] == "cannot be shown, needs 420 more samples"
 
 

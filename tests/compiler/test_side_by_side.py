@@ -238,7 +238,14 @@ def test_data_that_are_not_there_are_said_to_be_so(tmp_path: Path) -> None:
 
 
 def a_comparison(**changes: object) -> Comparison:
-    side = {"release": "ab" * 32, "precision": "fp32", "bytes": 4_000_000, "bundle_bytes": 9_000_000, "median_ms": 2.0}
+    side = {
+        "release": "ab" * 32,
+        "precision": "fp32",
+        "backend": "onnxrt",
+        "bytes": 4_000_000,
+        "bundle_bytes": 9_000_000,
+        "median_ms": 2.0,
+    }
     values = [Value(f"v{n}", "Conv", "fp32", "int8", 40.0 - n) for n in range(9)]
     fields = {
         "a": Side(name="net@1", variant="fp32", hits=90, **side),

@@ -59,6 +59,7 @@ FULL = {
         {"variant": "int8", "builds": 4, "mends": [{"kind": "keep", "where": ["n1"], "before_db": 3, "after_db": 21}]}
     ],
     "timings": [{"model": "int8", "median_ms": 2.0, "times_torch": 0.2, "times_fp32": 0.5, "times_fp32_at_most": 0.6}],
+    "races": [{"variant": "int8-ov", "backend": "openvino", "beside": "int8", "times": 0.861, "times_at_most": 0.9}],
     "unmeasured": {"int8-vnni": "needs CPU feature vnni"},
     "left_out": {"int8-dotprod": "slower than fp32"},
     "lineage": {"weights": "ab" * 32},
@@ -83,6 +84,7 @@ def test_everything_that_the_compiler_found_is_said(bundle: Path, capsys: pytest
         "layers     jetson: 1 fp16 asked; what the runtime builds was not looked at",
         "mended     int8: keep n1 (3.0 → 21.0 dB)",
         "time       int8: 2.00 ms on one thread, 0.50 x fp32 (at most 0.60), 0.20 x torch",
+        "beside     int8-ov: int8's file on openvino, 0.86 x its time (at most 0.90)",
         "unmeasured int8-vnni needs CPU feature vnni",
         "left out   int8-dotprod: slower than fp32",
         "lineage    weights abababababababab",

@@ -148,6 +148,7 @@ class Tiny:
     labels: list[str] = field(default_factory=lambda: list(COLOURS))
     variants: dict[str, onnx.ModelProto] = field(default_factory=lambda: {"fp32": model()})
     requires: dict[str, Requires] = field(default_factory=dict)
+    backends: dict[str, str] = field(default_factory=dict)
     graphs: dict[str, InGraph] = field(default_factory=dict)
     preprocess: Preprocess = PREPROCESS
     limits: Limits = LIMITS
@@ -213,7 +214,7 @@ class Tiny:
         weight = Weight("table", f"{prefix}/weights.bin", 0, len(data), hashlib.sha256(data).hexdigest())
         return Variant(
             id=name,
-            backend="onnxrt",
+            backend=self.backends.get(name, "onnxrt"),
             precision="fp32" if name == "fp32" else "int8",
             requires=self.requires.get(name, Requires()),
             model=f"{prefix}/model.onnx",

@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.candidate import Step
 from compiler.compare import Hop
-from compiler.evidence import Accuracy, Calibration, Evidence, Layer, Mend, Point, Repair, Timing
+from compiler.evidence import Accuracy, Calibration, Evidence, Layer, Mend, Point, Race, Repair, Timing
 from skerry.wire import ProofReport
 
 
@@ -78,6 +78,7 @@ def full(layers: int = 58) -> Evidence:
                 float_share=0.013,
             )
         ],
+        races=[Race(variant="int8-vnni", backend="openvino", beside="int8-rr", times=0.86, times_at_most=0.9)],
         precisions={"fp32": "fp32", "int8-rr": "int8", "int8-vnni": "int8"},
         max_latency_ms=9.0,
     )
@@ -91,6 +92,7 @@ def bare() -> Evidence:
         "search": [],
         "layers": {},
         "repairs": [],
+        "races": [],
         "precisions": {},
         "max_latency_ms": None,
     }
