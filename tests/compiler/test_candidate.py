@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from passes import Passes
 
 from compiler.candidate import TOOLS, Candidate, Step, Work, file_digests, tool_versions
 from skerry.clock import SystemClock
@@ -17,23 +18,9 @@ from skerry.errors import CompileError
 Make = Callable[[Path], Mapping[str, Any]]
 
 
-class Log:
-    """Remembers which passes ended, and which of them had been done before."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.resumed: list[str] = []
-
-    def began(self, name: str) -> None:
-        """Nothing to remember."""
-
-    def ended(self, name: str, seconds: float | None) -> None:
-        (self.resumed if seconds is None else self.ran).append(name)
-
-
-def work_in(root: Path) -> tuple[Work, Log]:
+def work_in(root: Path) -> tuple[Work, Passes]:
     """A work directory as one process opens it."""
-    log = Log()
+    log = Passes()
     return Work(root, Disk(), SystemClock(), log), log
 
 

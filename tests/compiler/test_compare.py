@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from pictures import noise
 from safetensors.numpy import save_file
 
 from compiler import calibrate, compare, quantize
@@ -73,21 +74,16 @@ def interface(**changes: object) -> Interface:
     return Interface(**{**fields, **changes})
 
 
-def frames(count: int = 12) -> list[np.ndarray]:
-    random = np.random.default_rng(2)
-    return [random.integers(0, 256, (20, 24, 3), dtype=np.uint8) for _ in range(count)]
-
-
 def as_torch_would(model: onnx.ModelProto, folder: Path, view: Interface) -> Reference:
     """The reference file as the child writes it, but by a net that stands for torch's."""
     run, preprocess, tensors = compare.literally(model), Preprocessor(view), {}
-    for index, frame in enumerate(frames()):
+    for index, frame in enumerate(noise(12, (20, 24), seed=2)):
         tensor = np.zeros((1, 3, SIZE, SIZE), np.float32)
         preprocess(frame, tensor)
         tensors[f"input/{index}"] = tensor
         tensors |= {f"output/{name}/{index}": value for name, value in run(tensor).items()}
     save_file(tensors, folder / "reference.safetensors")
-    return Reference(folder / "reference.safetensors", frames(), view, LIMITS.min_margin)
+    return Reference(folder / "reference.safetensors", noise(12, (20, 24), seed=2), view, LIMITS.min_margin)
 
 
 @pytest.fixture
@@ -122,7 +118,7 @@ def test_our_preprocessing_is_held_to_the_users_own(reference: Reference) -> Non
     ids=["colour-order", "mean", "deviation", "resize"],
 )
 def test_a_recipe_that_prepares_frames_otherwise_is_told_where_to_look(reference: Reference, wrong: Preprocess) -> None:
-    bent = Reference(reference.path, frames(), interface(preprocess=wrong), LIMITS.min_margin)
+    bent = Reference(reference.path, noise(12, (20, 24), seed=2), interface(preprocess=wrong), LIMITS.min_margin)
 
     hop = compare.compare_preprocessing(bent, LIMITS)
 

@@ -6,49 +6,32 @@ import json
 import shutil
 from pathlib import Path
 
-import msgspec
-import numpy as np
+import drawn
 import pytest
 from needs import missing
-from PIL import Image
+from pictures import write_noise
 
 from compiler import dataset
 from compiler.dataset import Labelled
 from compiler.samples import Sample
 from skerry.errors import DatasetError, FormatError
-from skerry.manifest import FORMAT, Classification, Detection, Interface, Preprocess, Tensor
+from skerry.manifest import Detection, Interface, Preprocess
 
 BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 
 
 def classifier(labels: list[str]) -> Interface:
-    return Interface(
-        format=FORMAT,
-        name="net",
-        version=1,
-        task="classification",
-        inputs=[Tensor("image", "float32", [1, 3, 8, 8])],
-        outputs=[Tensor("scores", "float32", [1, 3])],
-        preprocess=Preprocess(resize="stretch"),
-        postprocess=Classification(scores="scores"),
-        labels=labels,
-    )
+    return drawn.interface({"scores": [1, 3]}, Preprocess(resize="stretch"), labels=labels)
 
 
 def detector(labels: list[str]) -> Interface:
-    return msgspec.structs.replace(
-        classifier(labels),
-        task="detection",
-        outputs=[Tensor("boxes", "float32", [1, 5, 4]), Tensor("scores", "float32", [1, 5, len(labels)])],
-        postprocess=Detection(boxes="boxes", scores="scores", background=0),
-    )
+    outputs = {"boxes": [1, 5, 4], "scores": [1, 5, len(labels)]}
+    answers = Detection(boxes="boxes", scores="scores", background=0)
+    return drawn.interface(outputs, Preprocess(resize="stretch"), answers, labels=labels)
 
 
-def picture(path: Path, seed: int, size: tuple[int, int] = (12, 16)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
+def picture(path: Path, seed: int) -> Path:
+    return write_noise(path, (12, 16), seed)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import drawn
 import faulty
 import numpy as np
 import onnx
 import pytest
+from pictures import noise
 from safetensors.numpy import save_file
 
 from compiler import calibrate, compare, quantize
@@ -15,34 +17,21 @@ from compiler.compare import Hop, Reference
 from compiler.mending import OnnxBench, mend_onnx
 from compiler.repair import Layout
 from skerry.execution.processing import Preprocessor
-from skerry.manifest import FORMAT, Classification, Interface, Limits, Preprocess, Tensor
+from skerry.manifest import Classification, Interface, Limits, Preprocess
 
 LIMITS = Limits(min_sqnr_db=20.0)
 SIZE = faulty.SIZE
 
 
-def frames(count: int = 8, seed: int = 2) -> list[np.ndarray]:
-    random = np.random.default_rng(seed)
-    return [random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
-
-
 def interface() -> Interface:
-    return Interface(
-        format=FORMAT,
-        name="net",
-        version=1,
-        task="classification",
-        inputs=[Tensor("image", "float32", [1, 3, SIZE, SIZE])],
-        outputs=[Tensor("scores", "float32", [1, 4])],
-        preprocess=Preprocess(resize="stretch", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)),
-        postprocess=Classification(scores="scores", activation="none"),
-        labels=list("abcd"),
-    )
+    preprocess = Preprocess(resize="stretch", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    answers = Classification(scores="scores", activation="none")
+    return drawn.interface({"scores": [1, 4]}, preprocess, answers, (SIZE, SIZE), "abcd")
 
 
 def tensors(seed: int) -> list[np.ndarray]:
     preprocess, found = Preprocessor(interface()), []
-    for frame in frames(seed=seed):
+    for frame in noise(8, (SIZE, SIZE), seed):
         found.append(np.zeros((1, 3, SIZE, SIZE), np.float32))
         preprocess(frame, found[-1])
     return found
@@ -54,7 +43,7 @@ def reference(model: onnx.ModelProto, folder: Path) -> Reference:
         kept[f"input/{index}"] = tensor
         kept |= {f"output/{name}/{index}": value for name, value in run(tensor).items()}
     save_file(kept, folder / "reference.safetensors")
-    return Reference(folder / "reference.safetensors", frames(), interface(), LIMITS.min_margin)
+    return Reference(folder / "reference.safetensors", noise(8, (SIZE, SIZE), seed=2), interface(), LIMITS.min_margin)
 
 
 def refused(layout: Layout, against: Reference) -> tuple[onnx.ModelProto, Hop]:

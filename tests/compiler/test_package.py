@@ -6,11 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import drawn
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import TensorProto, helper, numpy_helper
+from pictures import noise
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -24,16 +27,13 @@ from skerry.disk import Disk
 from skerry.errors import BundleError, CompileError
 from skerry.execution.onnxrt import OnnxrtBackend
 from skerry.manifest import (
-    FORMAT,
     Accelerator,
-    Classification,
     Detection,
     Interface,
     Limits,
     Manifest,
     Preprocess,
     Requires,
-    Tensor,
     release_id,
 )
 from skerry.wire import Answer
@@ -145,31 +145,14 @@ def test_an_update_of_one_tensor_moves_that_one_alone(tmp_path: Path) -> None:
 
 
 def classifier() -> Interface:
-    return Interface(
-        format=FORMAT,
-        name="net",
-        version=3,
-        task="classification",
-        inputs=[Tensor("image", "float32", [1, 3, SIZE, SIZE])],
-        outputs=[Tensor("scores", "float32", [1, 64])],
-        preprocess=Preprocess(resize="stretch"),
-        postprocess=Classification(scores="scores"),
-        labels=[],
-    )
+    plain = drawn.interface({"scores": [1, 64]}, Preprocess(resize="stretch"), size=(SIZE, SIZE))
+    return msgspec.structs.replace(plain, name="net", version=3)
 
 
 def detector() -> Interface:
-    return Interface(
-        format=FORMAT,
-        name="net",
-        version=3,
-        task="detection",
-        inputs=[Tensor("image", "float32", [1, 3, SIZE, SIZE])],
-        outputs=[Tensor("scores", "float32", [1, 9, 2]), Tensor("boxes", "float32", [1, 9, 4])],
-        preprocess=Preprocess(resize="stretch"),
-        postprocess=Detection(boxes="boxes", scores="scores", background=0, min_score=0.5),
-        labels=["nothing", "face"],
-    )
+    answers = Detection(boxes="boxes", scores="scores", background=0, min_score=0.5)
+    outputs = {"scores": [1, 9, 2], "boxes": [1, 9, 4]}
+    return drawn.interface(outputs, Preprocess(resize="stretch"), answers, (SIZE, SIZE), ["nothing", "face"])
 
 
 def sure(label: str = "cat") -> list[Answer]:
@@ -221,8 +204,7 @@ def test_a_model_that_is_sure_of_nothing_cannot_be_proved(interface: Interface) 
 
 def release(root: Path, folder: Path) -> str:
     """Fills and signs a release of one variant; returns its id."""
-    random = np.random.default_rng(3)
-    frames = [random.integers(0, 256, (20, 24, 3), dtype=np.uint8) for _ in range(6)]
+    frames = noise(6, (20, 24))
     scores = np.zeros((1, 64), np.float32)
     scores[0, 5] = 9.0
     tensors = {f"input/{i}": np.full((1, 3, SIZE, SIZE), i / 7, np.float32) for i in range(6)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from passes import Passes
 from PIL import Image
 from shell import repository
 
@@ -16,21 +17,6 @@ from compiler.prune import FineTune, Labelled, Ladder, Pruning, Rung, pick
 from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.manifest import FORMAT, Classification, Interface, Preprocess, Tensor
-
-
-class Log:
-    """Remembers which passes ended, and which of them had been done before."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.resumed: list[str] = []
-
-    def began(self, name: str) -> None:
-        """Nothing to remember."""
-
-    def ended(self, name: str, seconds: float | None) -> None:
-        (self.resumed if seconds is None else self.ran).append(name)
-
 
 SHAPE = [1, 3, 32, 32]
 GRAPH = {"shape": SHAPE, "input_name": "image", "outputs": ["scores"]}
@@ -81,7 +67,7 @@ def root(tmp_path: Path) -> Path:
     return repository("colours", tmp_path / "colours")
 
 
-def ladder(tmp_path: Path, root: Path, host: Host, pruning: Pruning, log: Log) -> Ladder:
+def ladder(tmp_path: Path, root: Path, host: Host, pruning: Pruning, log: Passes) -> Ladder:
     work = Work(tmp_path / "work", Disk(), SystemClock(), log)
     loaded = work.cached("load", 1, [], {"root": root.name}, lambda _folder: host.load())
     return Ladder(work, host, Disk(), loaded, INTERFACE, GRAPH, pruning)
@@ -102,7 +88,7 @@ def test_rungs_are_made_once_fine_tuned_and_timed(tmp_path: Path, root: Path) ->
         rate=0.01,
         distillation=0.0,
     )
-    pruning, log, said = Pruning(ratios=(0.25, 0.5), fine_tune=how), Log(), []
+    pruning, log, said = Pruning(ratios=(0.25, 0.5), fine_tune=how), Passes(), []
     with open_host(root, said) as host:
         climb = ladder(tmp_path, root, host, pruning, log)
         first = climb.rung(0.5)
@@ -137,10 +123,10 @@ def test_rungs_are_made_once_fine_tuned_and_timed(tmp_path: Path, root: Path) ->
 @pytest.mark.slow
 def test_without_pictures_nothing_is_trained_and_the_facts_say_so(tmp_path: Path, root: Path) -> None:
     with open_host(root, []) as host:
-        made = ladder(tmp_path, root, host, Pruning(), Log()).rung(0.5)
+        made = ladder(tmp_path, root, host, Pruning(), Passes()).rung(0.5)
         assert made.facts["training"] is None
         assert json.loads((made / "pruning.json").read_bytes())["format"] == "skerry.pruning/1"
         host.call("adopt", folder=str(made.folder), shape=SHAPE)
-        unmoved = ladder(tmp_path / "none", root, host, Pruning(ratios=(0.01,)), Log())
+        unmoved = ladder(tmp_path / "none", root, host, Pruning(ratios=(0.01,)), Passes())
         assert "nothing goes" in unmoved.rung(0.01).facts["nothing"]
         assert unmoved.climb(made, 0.0) == []

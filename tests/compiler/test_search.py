@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
+from passes import Passes
 from PIL import Image
 
 from compiler import dataset
@@ -103,20 +104,6 @@ class Simulated:
 
     def refused(self, model: Path) -> str | None:
         return self.refuses(self.kept(model))
-
-
-class Passes:
-    """Counts what was run and what was found done."""
-
-    def __init__(self) -> None:
-        self.run: list[str] = []
-        self.found: list[str] = []
-
-    def began(self, name: str) -> None:
-        pass
-
-    def ended(self, name: str, seconds: float | None) -> None:
-        (self.found if seconds is None else self.run).append(name)
 
 
 def colours(folder: Path, count: int) -> Path:
@@ -452,17 +439,17 @@ def test_an_interrupted_search_goes_on_behind_what_was_measured(bench: Bench) ->
 
     with pytest.raises(KeyboardInterrupt):
         bench.search(bench.subject(units), budget=budget, say=stop).run()
-    before = len(bench.passes.run)
-    bench.passes.found.clear()
+    before = len(bench.passes.ran)
+    bench.passes.resumed.clear()
     found = bench.search(bench.subject(units), budget=budget).run()
 
     assert before > 2 * len(units)
-    assert len(bench.passes.found) >= before
+    assert len(bench.passes.resumed) >= before
     assert found.ships
 
-    bench.passes.run.clear()
+    bench.passes.ran.clear()
     again = bench.search(bench.subject(units), budget=budget).run()
-    assert bench.passes.run == []  # all but the last timing is known
+    assert bench.passes.ran == []  # all but the last timing is known
     assert again.keep_float == found.keep_float
 
 

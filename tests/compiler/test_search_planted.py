@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import planted
 import pytest
+from passes import Passes
 
 from compiler import dataset
 from compiler.budget import Budget
@@ -24,14 +25,6 @@ from skerry.disk import Disk
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]
 
 EFFORT = Effort(0.5, 0.5, 0.5)
-
-
-class Unwatched:
-    def began(self, name: str) -> None:
-        pass
-
-    def ended(self, name: str, seconds: float | None) -> None:
-        pass
 
 
 @dataclass
@@ -52,7 +45,7 @@ class Place:
         return OnnxSubject(planted.UNITS, self.net, lay_out, "planted", self.work(), SystemClock(), **options)
 
     def work(self) -> Work:
-        return Work(self.folder / "work", Disk(), SystemClock(), Unwatched())
+        return Work(self.folder / "work", Disk(), SystemClock(), Passes())
 
     def search(self, budget: Budget, **options: object) -> Search:
         subject = self.subject(**options)

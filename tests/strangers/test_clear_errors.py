@@ -17,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_broken
 from shell import SKERRY, Shell, photograph, repository, save_weights
 from tiny import OTHER_KEY, Tiny, write_keys
 
@@ -55,20 +55,6 @@ def damaged_film(path: Path) -> Path:
         whole[at] = whole[at] * 7 + 13 & 0xFF
     path.write_bytes(whole)
     return path
-
-
-def broken_photo(file: Path, how: str) -> None:
-    """No photo at all, half of one, or one with a chunk whose name is damaged."""
-    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(file)
-    whole = file.read_bytes()
-    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
-    broken = {
-        "text": b"this is no photo",
-        "half": whole[: len(whole) // 2],
-        "chunk": whole[:second] + b"\xff\x01\x02\x03" + whole[second + 4 :],
-    }
-    file.write_bytes(broken[how])
 
 
 # Compiling: what is found before anything runs
@@ -381,7 +367,7 @@ def test_code_that_does_not_make_a_model(stranger: Stranger, build: str, said: s
 def test_a_photo_that_cannot_be_read(stranger: Stranger, tmp_path: Path, how: str) -> None:
     calib = tmp_path / "photos"
     shutil.copytree(stranger.photos, calib)
-    broken_photo(calib / "broken.png", how)
+    write_broken(calib / "broken.png", how)
 
     line = stranger.refusal("colours", "--weights", stranger.folder / "whole.pth", calib=calib)
 
@@ -632,7 +618,7 @@ def test_a_source_that_cannot_be_read(
 def test_a_source_with_a_photo_that_cannot_be_read(settled: Device, tmp_path: Path, how: str) -> None:
     """The agent ends by itself behind the last photo: it must not say that all is well."""
     photograph(tmp_path / "photos", 6)
-    broken_photo(tmp_path / "photos" / "003.png", how)
+    write_broken(tmp_path / "photos" / "003.png", how)
 
     line = settled.refusal("run", "--every", "--quiet", "--source", tmp_path / "photos")
 

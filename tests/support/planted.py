@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import drawn
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -22,7 +23,7 @@ from PIL import Image
 
 from compiler.onnxfile import Probe
 from skerry.execution.processing import Preprocessor
-from skerry.manifest import FORMAT, Classification, Interface, Preprocess, Tensor
+from skerry.manifest import Interface, Preprocess
 
 SIZE = 48
 LABELS = [f"{way} {pace}" for way in ("lying", "standing") for pace in ("slow", "middling", "fast")]
@@ -50,17 +51,8 @@ UNITS = [
 
 
 def interface() -> Interface:
-    return Interface(
-        format=FORMAT,
-        name="planted",
-        version=1,
-        task="classification",
-        inputs=[Tensor("image", "float32", [1, 3, SIZE, SIZE])],
-        outputs=[Tensor("scores", "float32", [1, len(LABELS)])],
-        preprocess=Preprocess(resize="stretch", mean=(0.5,), std=(0.25,)),
-        postprocess=Classification(scores="scores"),
-        labels=LABELS,
-    )
+    preprocess = Preprocess(resize="stretch", mean=(0.5,), std=(0.25,))
+    return drawn.interface({"scores": [1, len(LABELS)]}, preprocess, size=(SIZE, SIZE), labels=LABELS)
 
 
 def picture(label: int, seed: int) -> np.ndarray:
