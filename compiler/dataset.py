@@ -9,6 +9,7 @@ no sample.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,11 @@ def split(samples: Sequence[Labelled], taken: Collection[str]) -> Dataset:
 
 def _share(sample: Labelled) -> int:
     return int(sample.sample.digest[:8], 16) % _SHARES
+
+
+def to_add(reported: int) -> int:
+    """How many samples more in ``--eval`` it takes, by and large, for so many more that report."""
+    return math.ceil(reported * _SHARES / (_SHARES - _SEARCH))
 
 
 def read(folder: Path, interface: Interface) -> list[Labelled]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compiler.accuracy import Comparison
 from compiler.budget import Budget
+from compiler.dataset import to_add
 from compiler.evidence import Accuracy, Point
 from compiler.search.choice import Trial, obstacle
 from compiler.search.subject import Subject
@@ -107,7 +108,10 @@ def _accuracy_words(found: Accuracy, limit: float) -> str:
         return f"{said}; within {limit:g}"
     if found.needs_more is None:
         return f"{said}; {limit:g} allowed"
-    return f"{said}; that it stays within {limit:g} cannot be shown, needs {found.needs_more:,} more samples"
+    return (
+        f"{said}; that it stays within {limit:g} cannot be shown, needs {found.needs_more:,} more samples "
+        f"({to_add(found.needs_more):,} more in --eval, some of which the search takes)"
+    )
 
 
 def time_words(variant: str, subject: Subject, trial: Trial) -> str:

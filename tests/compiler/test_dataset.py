@@ -286,3 +286,8 @@ def test_too_few_samples_are_refused_with_what_was_taken() -> None:
 
     with pytest.raises(DatasetError, match="60 labelled samples, 59 of which are frames of --calib too"):
         dataset.split(every, digests(every[:59]))
+
+
+def test_how_many_samples_to_add_for_so_many_that_report():
+    """Of 20 samples, 13 report."""
+    assert [dataset.to_add(count) for count in (0, 1, 13, 265)] == [0, 2, 20, 408]

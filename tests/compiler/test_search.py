@@ -266,7 +266,7 @@ def test_too_few_samples_are_refused_with_the_number_that_is_missing(bench: Benc
     if found.refusal is not None:
         assert found.accuracy is not None
         assert found.accuracy.needs_more is not None
-        assert f"cannot be shown, needs {found.accuracy.needs_more:,} more samples" in found.refusal
+        assert f"cannot be shown, needs {found.accuracy.needs_more:,} more samples (" in found.refusal
 
 
 def test_harmless_quantizing_on_few_samples_cannot_be_shown(bench: Bench) -> None:
