@@ -61,7 +61,7 @@ class Passes:
         config = {**origin(self.job.source), "model": recipe.model, "input": recipe.input}
         if isinstance(recipe.postprocess, Detection):
             config["rows"] = recipe.postprocess.max_boxes
-        return self.work.cached("load", 2, [], config, lambda _folder: self.host.load())
+        return self.work.cached("load", 3, [], config, lambda _folder: self.host.load())
 
     def reference(self, loaded: Candidate, interface: Interface) -> Candidate:
         """The reference's fp32 outputs on the report frames."""
@@ -80,7 +80,7 @@ class Passes:
                 out=str(folder / "reference.safetensors"),
             )
 
-        return self.work.cached("reference", 1, [loaded], config, make)
+        return self.work.cached("reference", 2, [loaded], config, make)
 
     def graph(self) -> dict[str, Any]:
         """What the child's jobs want to know of the graph to make."""

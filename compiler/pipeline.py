@@ -47,6 +47,7 @@ from skerry.manifest import Variant as BundleVariant
 
 _MEASURE_S = 2.0  # of timing, about
 _PROOF_S, _PROOF_MIB = 600.0, 4096
+_ADD_UP_TO = 140  # frames of --calib: of these 100 calibrate, with a chance of 99 % (compiler/samples.py)
 _LOOKED_AT = 4  # frames that layers' errors are measured on
 
 
@@ -76,6 +77,7 @@ class Compilation:
         frames = list(read_frames([(s.path, s.index) for s in self.job.samples.report]))
         path = self._passes.reference(loaded, interface) / "reference.safetensors"
         reference = Reference(path, frames, interface, self._limits.min_margin)
+        self._proof_frames(reference)  # what gives no proof is refused now, and not after hours of searching
         self._hold(compare.compare_preprocessing(reference, self._limits))
         exported = self._passes.export(loaded)
         self._compare_export(exported, reference)
@@ -125,7 +127,8 @@ class Compilation:
             self._refuse(
                 CalibrationError,
                 f"{count} calibration frames, at least {MIN_CALIBRATION_FRAMES} wanted: fewer say little about what "
-                "a camera sees; add photos or a video of the place to --calib",
+                f"a camera sees; add photos or a video of the place to --calib, {_ADD_UP_TO} in all, of which one in "
+                "five judges and does not calibrate",
             )
 
     def _check_plan(self) -> None:
@@ -256,6 +259,10 @@ class Compilation:
             for name in [self.host.reference, *(v.plan.id for v in found)]
         ]
 
+    def _proof_frames(self, reference: Reference) -> list[int]:
+        frames = self.job.recipe.proof.frames
+        return choose_proof_frames(reference.interface, reference.answers, self._limits, frames)
+
     # --- packaging ------------------------------------------------------------------------------------------------
 
     def _package(
@@ -264,7 +271,7 @@ class Compilation:
         recipe, interface = self.job.recipe, reference.interface
         folder = ReleaseFolder(self.work.scratch("bundle"), self.disk)
         written = [self._written(folder, v, interface) for v in found]
-        chosen = choose_proof_frames(interface, reference.answers, self._limits, recipe.proof.frames)
+        chosen = self._proof_frames(reference)
         proof = folder.add_proof(chosen, reference, self._limits, recipe.proof.licence, recipe.proof.consent)
         release = release_id(folder.finish(interface, written, proof))
         here = [v.plan.id for v in found if v.here]

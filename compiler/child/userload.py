@@ -26,7 +26,7 @@ def build_model(root: Path, build: str, weights: Path | None) -> torch.nn.Module
     model.eval()
     if busy := [name or type(model).__name__ for name, part in model.named_modules() if part.training]:
         raise UserError(
-            f"the model stays in training mode after eval(): {_few(busy)}; its train() or eval() is its own"
+            f"the model stays in training mode after eval(): {_few(busy)}; its own train() or eval() keeps it there"
         )
     return model
 
