@@ -225,7 +225,7 @@ def test_several_targets_share_a_variant_that_both_have() -> None:
 
     assert [plan.id for plan, _ in together] == ["fp32", "int8-rr", "int8-rr-ov", "int8-vnni", "int8-vnni-ov"]
     assert together[0][1].arch == []  # fp32 runs anywhere
-    assert together[2][1].cpu == ["vnni"]
+    assert together[3][1].cpu == ["vnni"]
 
 
 TARGET = """

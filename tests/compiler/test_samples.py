@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from pictures import write_broken
+from PIL import Image
 
 from compiler import samples
 from compiler.samples import MAX_CALIBRATION, MAX_FRAMES_PER_VIDEO, MAX_REPORT, Samples
@@ -185,7 +186,7 @@ def test_every_damaged_photo_is_named_before_any_work(tmp_path):
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(photo)
     samples.check_readable(samples.collect([tmp_path]))
     whole = photos[3].read_bytes()
-    photos[3].write_bytes(whole[: len(whole) - 20])
+    photos[3].write_bytes(whole[: len(whole) // 2])
     for photo in photos[5:11]:
         photo.write_text(f"no photo: {photo.name}")
 
