@@ -7,6 +7,7 @@ runs, as on a device: pre-processing, backend, decoder (skerry.execution). One t
 from __future__ import annotations
 
 import itertools
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from compiler.accuracy import LEAST_SCORE
-from compiler.layers import behind_pairs, requested, sqnr, value_shapes
+from compiler.layers import MOVES, behind_pairs, requested, sqnr, value_shapes
 from compiler.onnxfile import float_values
 from skerry.clock import Clock, SystemClock
 from skerry.disk import Disk
@@ -88,9 +89,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Timed(msgspec.Struct, frozen=True):
-    """Milliseconds of each round, by entry."""
+    """Milliseconds of each round, by entry; and the share of that time in which this process had a processor."""
 
     times_ms: list[list[float]]
+    had_processor: float
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -211,7 +213,8 @@ def _time(job: TimeJob, clock: Clock) -> Timed:
     for runner in runners:
         for frame in frames[:_WARM_UP]:
             runner.as_on_device(frame)
-    until = clock.monotonic() + job.seconds
+    begun, used = clock.monotonic(), _processor_s()
+    until = begun + job.seconds
     for turn in range(_ROUNDS):
         frame = frames[turn % len(frames)]
         for runner, taken in list(zip(runners, times, strict=True))[:: -1 if turn % 2 else 1]:
@@ -220,7 +223,12 @@ def _time(job: TimeJob, clock: Clock) -> Timed:
             taken.append((clock.monotonic() - started) * 1e3)
         if turn + 1 >= _LEAST_ROUNDS and clock.monotonic() > until:
             break
-    return Timed(times)
+    return Timed(times, min(1.0, (_processor_s() - used) / (clock.monotonic() - begun)))
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def _prove(job: ProveJob, clock: Clock) -> ProofReport:
@@ -249,9 +257,9 @@ def _graph(entry: Entry) -> onnx.ModelProto:
 
 
 def _values(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The float values that a layer computes, and which node that is; Q/DQ pairs only hand them on."""
+    """The float values that a layer computes, and which node that is; Q/DQ pairs and what moves values hand them on."""
     floats = set(float_values(model))
-    nodes = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    nodes = [n for n in model.graph.node if n.op_type not in {*MOVES, "QuantizeLinear", "DequantizeLinear"}]
     found = {value: node for node in nodes for value in node.output if value in floats}
     makers = {value: node for node in nodes for value in node.output}
     for node in model.graph.node:  # an output behind its pair: the layer that it is of lies before the pair

@@ -10,9 +10,11 @@ from compiler import dataset
 from compiler.dataset import Labelled
 from compiler.samples import Sample, collect
 from compiler.unpacked import Opened
-from skerry.errors import DatasetError
+from skerry.errors import CalibrationError, DatasetError
 from skerry.execution.frames import IMAGES
 from skerry.manifest import Detection, Interface
+
+_EXPECTED = "expected a folder per label, images with VOC's XML or COCO's JSON, or photos and videos without labels"
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,21 @@ def read(folder: Path | None, a: Opened, most: int) -> Footage:
     """At most ``most`` frames of ``folder``, evenly over it; without one, those of the first bundle's proof.
 
     Raises:
-        DatasetError: it is not there, labels or boxes are not the model's, or files cannot be read.
-        CalibrationError: it holds no photo and no video.
+        DatasetError: it is not there, is empty, its labels or boxes are not the model's, or files cannot be read.
         FormatError: an annotation is not what it should be.
     """
     if folder is None:
         return _own_proof(a)
     if not folder.is_dir():
-        raise DatasetError(
-            f"--data {folder} is not a folder; expected a folder per label, images with VOC's XML or COCO's JSON, or "
-            "photos and videos without labels"
-        )
+        raise DatasetError(f"--data {folder} is not a folder; {_EXPECTED}")
     why = _no_labels(folder, a.manifest)
     if why is None:
         found = dataset.read(folder, a.manifest)
         return Footage(_evenly(found, most), len(found))
-    plain = collect([folder])
+    try:
+        plain = collect([folder])
+    except CalibrationError as exc:
+        raise DatasetError(f"--data {folder} holds no photo and no video; {_EXPECTED}") from exc
     found = [Labelled(sample=sample) for sample in [*plain.calibration, *plain.report]]
     chosen = _evenly(found, most)
     dataset.image_sizes([path for s in chosen if (path := Path(s.sample.path)).suffix.lower() in IMAGES])
@@ -63,7 +64,7 @@ def _own_proof(a: Opened) -> Footage:
     proof = a.manifest.proof
     frames = str(a.root / proof.frames)
     samples = [Labelled(sample=Sample(frames, index, "")) for index in range(proof.count)]
-    return Footage(samples, proof.count, f"these are the {proof.count} frames of {a.path.name}'s proof; name --data")
+    return Footage(samples, proof.count, f"no --data, so the frames are the {proof.count} of {a.path.name}'s proof")
 
 
 def _no_labels(folder: Path, interface: Interface) -> str | None:

@@ -34,7 +34,7 @@ Array = NDArray[np.generic]
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # These move values or bring them: what they hold is as precise as what they are given.
-_MOVES = frozenset(
+MOVES = frozenset(
     {"Cast", "Constant", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"}
     | {"Tile", "Transpose", "Unsqueeze"}
 )
@@ -119,7 +119,7 @@ def find_twins(
     behind = behind_pairs(shipped)
     twins = []
     for node in original.graph.node:
-        if node.op_type in _MOVES or node.output[0] not in floats:
+        if node.op_type in MOVES or node.output[0] not in floats:
             continue
         name = next((node.name + s for s in _QUANTIZED if node.name and node.name + s in by_name), None)
         twin = by_name[name] if name else None if node.name else by_value.get(node.output[0])
@@ -227,14 +227,14 @@ def _is_float(kinds: Mapping[str, int], value: str) -> bool:
 
 def _comes_from(makers: Mapping[str, onnx.NodeProto], value: str) -> str:
     """The kind of the node that computes ``value``, seen through nodes that only move it."""
-    while (node := makers.get(value)) is not None and node.op_type in _MOVES and node.input:
+    while (node := makers.get(value)) is not None and node.op_type in MOVES and node.input:
         value = node.input[0]
     return node.op_type if node is not None else ""
 
 
 def _goes_to_grid(readers: Mapping[str, onnx.NodeProto], node: onnx.NodeProto) -> bool:
     reader = readers.get(node.output[0])
-    while reader is not None and reader.op_type in _MOVES:
+    while reader is not None and reader.op_type in MOVES:
         reader = readers.get(reader.output[0])
     return reader is not None and reader.op_type == "QuantizeLinear"
 
@@ -292,7 +292,7 @@ def real_precisions(model: onnx.ModelProto, built: onnx.ModelProto) -> dict[str,
 
 def _kernels(built: onnx.ModelProto) -> tuple[dict[str, onnx.NodeProto], dict[str, onnx.NodeProto]]:
     """The kernels that compute, by the node's and by the value's name before the optimizer rewrote them."""
-    computing = [n for n in built.graph.node if n.op_type not in {*_MOVES, "ReorderInput", "ReorderOutput"}]
+    computing = [n for n in built.graph.node if n.op_type not in {*MOVES, "ReorderInput", "ReorderOutput"}]
     computing = [n for n in computing if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
     by_name = {_core(node.name): node for node in computing if node.name}
     values = [(_core(value), node) for node in computing for value in [node.name, *node.output] if value]

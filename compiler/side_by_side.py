@@ -19,6 +19,7 @@ from compiler.unpacked import check_comparable, open_for_running
 from compiler.verdicts import apart, verdicts
 from skerry.errors import UsageError
 from skerry.execution.device import this_device
+from skerry.execution.parity import CLEAN_DB
 
 _WORST = 5  # values that are named without --layers
 _PAGE = 140  # characters of a line that no terminal bounds
@@ -119,7 +120,7 @@ def _variant(side: Side) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def layer_lines(found: Compared | None, why: str | None, *, every: bool) -> Iterator[str]:
@@ -128,6 +129,9 @@ def layer_lines(found: Compared | None, why: str | None, *, every: bool) -> Iter
         yield f"layer by layer: not compared, {why}"
         return
     yield f"layer by layer: {len(found.values)} values of {found.known_a} and {found.known_b} are in both graphs"
+    if found.values and min(v.sqnr_db for v in found.values) >= CLEAN_DB and not every:
+        yield "  all of them bit for bit the same"
+        return
     shown = found.values if every else sorted(found.values, key=lambda v: v.sqnr_db)[:_WORST]
     for value in shown:
         asked = f"{value.precision_a} → {value.precision_b}"

@@ -10,7 +10,7 @@ from compiler.contest import Entry
 from skerry import archive
 from skerry.bundle import check_files, open_directory, open_file, unpack
 from skerry.disk import Disk
-from skerry.errors import UsageError
+from skerry.errors import BundleError, MissingFile, UsageError
 from skerry.inspect import trusted_keys
 from skerry.manifest import DeviceFacts, Manifest, release_id, why_not
 
@@ -49,17 +49,31 @@ class Opened:
 
 
 def open_for_running(path: Path, trust: Sequence[Path] | None, root: Path) -> Opened:
-    """Verifies the bundle at ``path`` as inspect does (``trust`` None: asks for no signature) and unpacks it."""
-    if path.is_dir():
-        root = path
-        if trust is not None:
-            open_directory(path, trusted_keys(trust))
-    else:
+    """Verifies the bundle at ``path`` as inspect does (``trust`` None: asks for no signature) and unpacks it.
+
+    Raises:
+        BundleError: it must not be used; the message names which of the two it is.
+    """
+    root = path if path.is_dir() else root
+    try:
+        raw = _verified(path, trust, root)
+    except BundleError as exc:
+        raise type(exc)(f"{path}: {exc}") from exc
+    return Opened(path, root, Manifest.parse(raw), release_id(raw))
+
+
+def _verified(path: Path, trust: Sequence[Path] | None, root: Path) -> bytes:
+    """The ``bundle.json`` of a bundle whose every file is the one that it names."""
+    if not path.is_dir():
         _unpack(path, trust, root)
+    elif trust is not None:
+        open_directory(path, trusted_keys(trust))
+    if not (root / "bundle.json").is_file():
+        raise MissingFile("bundle.json is not there; expected a .skb file or a bundle's folder")
     raw = (root / "bundle.json").read_bytes()
     manifest = Manifest.parse(raw)
     check_files(root, manifest, {file.path for file in manifest.files})
-    return Opened(path, root, manifest, release_id(raw))
+    return raw
 
 
 def _unpack(path: Path, trust: Sequence[Path] | None, root: Path) -> None:

@@ -8,6 +8,8 @@ from compiler.accuracy import Difference
 from compiler.comparison import Agreed, Comparison, Side
 from skerry.execution.parity import CLEAN_DB
 
+_BUSY = 0.8  # of the time a processor is to be had: with less, milliseconds speak of the machine
+
 
 def verdicts(found: Comparison) -> Iterator[str]:
     """The sentences, each after what it is about."""
@@ -15,7 +17,7 @@ def verdicts(found: Comparison) -> Iterator[str]:
     if found.accuracy is not None:
         yield f"  accuracy  {_accuracy(found.accuracy)}{_more_there(found)}"
     else:
-        yield f"  accuracy  nothing is known: {found.no_accuracy}"
+        yield f"  accuracy  not measured: {found.no_accuracy}"
     yield f"  answers   {_answers(found.agreed)}"
     yield f"  latency   {_latency(found)}"
     yield f"  size      {_size(found)}"
@@ -29,7 +31,9 @@ def _accuracy(found: Difference) -> str:
         return f"b is {-points.high:.2f} to {-points.low:.2f} points worse ({of})"
     if points.low > 0:
         return f"b is {points.low:.2f} to {points.high:.2f} points better ({of})"
-    span = f"between {-points.low:.2f} points worse and {points.high:.2f} better"
+    if points.low == points.high == 0:  # a bootstrap of nothing but zeros has no width, and knows no more for it
+        return f"right and wrong in the same places: these samples do not tell the two apart ({of})"
+    span = f"between {abs(points.low):.2f} points worse and {points.high:.2f} better"
     more = f"; about {found.needs_more} more like these would tell" if found.needs_more is not None else ""
     return f"cannot be told apart: b is {span} ({of}{more})"
 
@@ -51,6 +55,18 @@ def _answers(found: Agreed) -> str:
 
 
 def _latency(found: Comparison) -> str:
+    return f"{_times(found)}{_busy(found)}"
+
+
+def _busy(found: Comparison) -> str:
+    if found.had_processor >= _BUSY:
+        return ""
+    return (
+        f" (this machine was busy: {found.had_processor:.0%} of a processor was to be had; repeat it when it is idle)"
+    )
+
+
+def _times(found: Comparison) -> str:
     ratio = found.time_ratio
     span = f"{ratio.low:.2f} to {ratio.high:.2f} of a's time"
     if ratio.high < 1:

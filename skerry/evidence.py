@@ -20,6 +20,7 @@ COMPILED, PLAN = "evidence/compile.json", "evidence/plan.json"
 class _Hop(msgspec.Struct, frozen=True):
     name: str
     sqnr_db: float
+    limit_db: float | None = None
     same: int | None = None
     decided: int | None = None
     failed: str | None = None
@@ -93,6 +94,11 @@ class _Proof(msgspec.Struct, frozen=True):
     refused: str | None = None
 
 
+class _Calibration(msgspec.Struct, frozen=True):
+    frames: int
+    report_frames: int
+
+
 class _Step(msgspec.Struct, frozen=True):
     name: str
     digest: str = ""
@@ -116,6 +122,9 @@ class Evidence(msgspec.Struct, frozen=True):
     lineage: dict[str, str] = {}
     passes: dict[str, list[_Step]] = {}
     tools: dict[str, str] = {}
+    calibration: _Calibration | None = None
+    machine: list[str] = []
+    max_latency_ms: float | None = None
 
 
 def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
@@ -127,10 +136,14 @@ def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
         return
     yield from (f"FORCED     {text}" for text in evidence.forced)
     yield from (f"assumed    {text}" for text in evidence.assumed)
+    if (used := evidence.calibration) is not None:
+        yield f"frames     {used.frames} calibrate, {used.report_frames} others judge the hops"
     yield from map(_hop, evidence.hops)
     yield from (f"time       {_time(timing)}" for timing in evidence.timings if timing.median_ms is not None)
     yield from map(_race, evidence.races)
-    yield from (f"unmeasured {variant} {why}" for variant, why in evidence.unmeasured.items())
+    if evidence.max_latency_ms is not None:
+        yield f"time       {evidence.max_latency_ms:g} ms were allowed (--max-latency)"
+    yield from (f"unmeasured {variant}: {why}" for variant, why in evidence.unmeasured.items())
     yield from (f"proof      {p.variant} refused where it was built: {p.refused}" for p in evidence.proofs if p.refused)
     yield from map(_accuracy, evidence.accuracy)
     for variant in dict.fromkeys(point.variant for point in evidence.search):
@@ -144,12 +157,16 @@ def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
     yield from (f"lineage    {name} {digest[:16]}" for name, digest in evidence.lineage.items())
     for variant, steps in evidence.passes.items():
         yield f"passes     {variant}: " + " → ".join(f"{step.name} {step.digest[:8]}" for step in steps)
+    if evidence.machine:
+        yield f"built on   {' '.join(evidence.machine)}"
     yield "tools      " + ", ".join(f"{name} {version}" for name, version in evidence.tools.items())
 
 
 def _hop(hop: _Hop) -> str:
     agreed = f", {hop.same} of {hop.decided} answers agree" if hop.decided is not None else ""
-    return f"hop        {hop.name}: {hop.sqnr_db:.1f} dB{agreed}"
+    limit = f" (limit {hop.limit_db:g})" if hop.limit_db is not None else ""
+    failed = f"; FAILED: {hop.failed}" if hop.failed else ""
+    return f"hop        {hop.name}: {hop.sqnr_db:.1f} dB{limit}{agreed}{failed}"
 
 
 def _time(timing: _Timing) -> str:
@@ -171,8 +188,14 @@ def _accuracy(a: _Accuracy) -> str:
     more = f"; cannot be shown, needs {a.needs_more} more samples" if a.needs_more is not None else ""
     return (
         f"accuracy   {a.variant}: {a.metric} {a.value:.2f} % on {a.samples} samples, fp32 {a.reference:.2f} %; "
-        f"loses {a.drop:.2f} points, at most {a.drop_at_most:.2f}{budget}{more}"
+        f"{_lost(a)}{budget}{more}"
     )
+
+
+def _lost(a: _Accuracy) -> str:
+    """The upper end is what counts: a variant that gains on these samples may lose on all."""
+    here = f"gains {-a.drop:.2f} points on these, loses" if a.drop < 0 else f"loses {a.drop:.2f} points,"
+    return f"{here} at most {a.drop_at_most:.2f} (95 %)"
 
 
 def _search(variant: str, points: list[_Point]) -> str:
@@ -181,9 +204,11 @@ def _search(variant: str, points: list[_Point]) -> str:
         return f"search     {variant}: {len(points)} candidates measured, none chosen"
     pruned = f", {chosen.pruned:.0%} pruned" if chosen.pruned else ""
     time = "unmeasured" if chosen.times_fp32 is None else f"{chosen.times_fp32:.2f} x fp32"
+    units = f"{chosen.quantized} of {chosen.units} units quantized"
+    name = "" if chosen.name == units else f"{chosen.name}, "
     return (
-        f"search     {variant}: {len(points)} candidates measured; {chosen.name} chosen: {chosen.quantized} of "
-        f"{chosen.units} units quantized{pruned}, {time}, {chosen.drop:+.2f} points lost"
+        f"search     {variant}: {len(points)} candidates measured; chosen: {name}{units}{pruned}, {time}, "
+        f"{chosen.drop:+.2f} points lost where it searched"
     )
 
 

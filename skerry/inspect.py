@@ -16,7 +16,7 @@ from skerry.bundle import open_bundle, read_file, read_manifest
 from skerry.disk import Disk
 from skerry.errors import MissingFile, UsageError
 from skerry.home import default_key
-from skerry.manifest import Manifest
+from skerry.manifest import Classification, Manifest, Postprocess, needs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,17 +80,33 @@ def _summary(m: Manifest, release: str, signer: str) -> Iterator[str]:
     )
     for tensor in m.outputs:
         yield f"output     {tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}"
+    yield f"answers    {_answers(m.postprocess)}"
     for v in m.variants:
-        needs = " ".join([*v.requires.arch, *v.requires.cpu]) or "any CPU"
-        size = sum(sizes[path] for path in v.files)
-        yield f"variant    {v.id}: {v.precision} on {v.backend}, {size / 1e6:.1f} MB; needs {needs}"
+        size, wants = sum(sizes[path] for path in v.files), needs(v.backend, v.requires)
+        yield f"variant    {v.id}: {v.precision} on {v.backend}, {size / 1e6:.2f} MB; needs {wants}"
     p, limits = m.proof, m.proof.limits
     yield f"proof      {p.count} frames; licence {p.licence}; consent {p.consent}"
     yield (
         f"           input ≥ {limits.min_input_sqnr_db:g} dB, outputs ≥ {limits.min_sqnr_db:g} dB, "
-        f"agreement ≥ {limits.min_agreement:.0%} where the lead is ≥ {limits.min_margin:g}, "
+        f"agreement ≥ {limits.min_agreement:.0%} where {_decided(m.postprocess)} ≥ {limits.min_margin:g}, "
         f"time ≤ {limits.max_time_ratio:g} x fp32"
     )
+
+
+def _answers(post: Postprocess) -> str:
+    if isinstance(post, Classification):
+        return f"the best {post.top} labels with a score of {post.min_score:g} and more, after {post.activation}"
+    return (
+        f"boxes with a score of {post.min_score:g} and more, after {post.activation}; of two that overlap by more than "
+        f"{post.iou_threshold:g} the better; {post.max_boxes} at most"
+    )
+
+
+def _decided(post: Postprocess) -> str:
+    """What a proof calls sure: by how much."""
+    if isinstance(post, Classification):
+        return "the best label leads by"
+    return "a box is over the threshold by"
 
 
 def _evidence(bundle: Path, *, layers: bool) -> Iterator[str]:

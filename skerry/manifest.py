@@ -446,6 +446,13 @@ def _fits(wanted: Accelerator, facts: DeviceFacts, version: str) -> bool:
     return not wanted.l4t or any(here[: len(numbers(release))] == numbers(release) for release in wanted.l4t)
 
 
+def needs(backend: str, requires: Requires) -> str:
+    """What a variant asks of a device, in words."""
+    parts = [" or ".join(requires.arch), *requires.cpu]
+    parts += [" or ".join(dict.fromkeys(_in_words(a, backend) for a in requires.accelerators or []))]
+    return ", ".join(filter(None, parts)) or "any CPU"
+
+
 def _in_words(wanted: Accelerator, backend: str) -> str:
     system = f", {wanted.system} (Jetson Linux {' or '.join(wanted.l4t)})" if wanted.l4t else ""
     return f"SM {wanted.sm} with {backend} {wanted.at_least} to below {wanted.below}{system}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import boxed
 import numpy as np
 import pytest
 import tiny
@@ -176,6 +177,33 @@ def test_the_paired_drop_of_ap50_is_bounded_tighter_than_either_alone() -> None:
     verdict = worse.judge(worse.drop.points + 0.5)
     assert not verdict.holds
     assert verdict.needs_more is not None
+
+
+def test_two_detectors_are_told_apart_with_both_ends() -> None:
+    described = boxed.Boxed().interface()
+    samples, base, ours = detections(1, 0.05)
+
+    found = accuracy.difference(described, samples, base, ours)
+    same = accuracy.difference(described, samples, base, base)
+
+    assert (found.metric, found.samples, found.needs_more) == ("AP50", 80, None)
+    assert found.b - found.a == pytest.approx(found.points.value)
+    assert found.points.low < found.points.value < found.points.high < 0
+    assert (same.points.low, same.points.high, same.needs_more) == (0.0, 0.0, None)
+
+
+def test_two_classifiers_are_told_apart_sample_by_sample() -> None:
+    samples = [Labelled(sample=NOWHERE, label="red") for _ in range(60)]
+    right, wrong = [Answer("red", 0.9)], [Answer("blue", 0.9)]
+
+    found = accuracy.difference(
+        tiny.Tiny().interface(), samples, [right] * 50 + [wrong] * 10, [right] * 52 + [wrong] * 8
+    )
+
+    assert (found.a, found.b) == (pytest.approx(500 / 6), pytest.approx(520 / 6))
+    assert found.points.low < 0 < found.points.value < found.points.high
+    assert found.needs_more is not None
+    assert 30 < found.needs_more < 300
 
 
 @pytest.mark.slow

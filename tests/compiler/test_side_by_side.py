@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import boxed
 import msgspec
 import numpy as np
 import onnx
@@ -14,13 +17,16 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from shell import Shell
 
-from compiler import labelled, side_by_side
-from compiler.comparison import Comparison, Side
+from compiler import side_by_side
+from compiler.accuracy import Difference
+from compiler.comparison import Agreed, Comparison, Side
 from compiler.contest import Compared, Value
+from compiler.ingraph.wrap import Surroundings, surround
 from compiler.statistics import Interval
-from skerry.errors import CalibrationError, DigestMismatch, KeyNotTrusted, UsageError
+from compiler.verdicts import apart, verdicts
+from skerry.errors import DatasetError, DigestMismatch, KeyNotTrusted, NotSigned, UsageError
 from skerry.main import main
-from skerry.manifest import Requires
+from skerry.manifest import InGraph, Requires
 
 
 def photos(folder: Path, each: int = 6, *, by_label: bool = True) -> Path:
@@ -75,14 +81,16 @@ def test_a_release_against_one_that_is_a_little_louder(
 
     found = json.loads(capsys.readouterr().out)
     assert (found["a"]["name"], found["b"]["name"]) == ("tiny@1", "tiny@2")
-    assert (found["frames"], found["labelled"]) == (18, 18)
-    assert found["a"]["hits"] == found["b"]["hits"] == 18
-    assert found["same"] == found["decided"] > 0
+    assert (found["frames"], found["accuracy"]["samples"]) == (18, 18)
+    assert found["accuracy"]["a"] == found["accuracy"]["b"] == 100.0
+    assert found["agreed"]["same"] == found["agreed"]["decided"] > 0
+    assert [found[side]["proof"].get("refused") for side in "ab"] == [None, None]
+    assert found["differ"] == []
     assert found["sqnr_db"] == pytest.approx(40.0, abs=0.01)
     assert found["time_ratio"]["low"] <= found["time_ratio"]["value"] <= found["time_ratio"]["high"]
     assert found["rounds"] >= 3
     values = {value["name"]: value["sqnr_db"] for value in found["layers"]["values"]}
-    assert values == {"flat": pytest.approx(40.0, abs=0.01), "scores": pytest.approx(40.0, abs=0.01)}
+    assert values == {"scores": pytest.approx(40.0, abs=0.01)}  # what only moves values is no layer
 
     told = "\n".join(" ".join(row) for row in side_by_side.rows(msgspec.convert(found, Comparison)))
     assert "+0.00 points" in told
@@ -99,9 +107,79 @@ def test_a_release_that_takes_red_for_green_is_seen_by_its_accuracy_and_its_answ
 
     found = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert (found["a"]["hits"], found["b"]["hits"]) == (18, 6)
-    assert found["same"] == found["decided"] // 3
-    assert found["accuracy_points"]["high"] < -20
+    assert found["accuracy"]["a"] == 100.0
+    assert found["accuracy"]["b"] == pytest.approx(100 / 3)
+    assert found["agreed"]["same"] == found["agreed"]["decided"] // 3
+    assert found["accuracy"]["points"]["high"] < -20
+    assert "its outputs differ from fp32" in found["b"]["proof"]["refused"]
+
+
+def compared(capsys: pytest.CaptureFixture[str], a: Path, b: Path, trust: Path, *options: object) -> dict[str, Any]:
+    """What the real command finds, in short."""
+    code = main(["compare", str(a), str(b), "--trust", str(trust), "--seconds", "0.2", "--json", *map(str, options)])
+    assert code == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.slow
+def test_detectors_are_compared_by_ap50_on_boxes_as_voc_keeps_them(
+    tmp_path: Path, trust: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (boxed.Boxed(version=1 + k, variants={"fp32": boxed.model(o)}) for k, o in enumerate([(0, 1, 2), (1, 0, 2)]))
+    data = boxed.photos(tmp_path / "data", 36)
+
+    found = compared(capsys, a.pack(tmp_path)[0], b.pack(tmp_path)[0], trust, "--data", data)
+
+    assert (found["accuracy"]["metric"], found["accuracy"]["samples"], found["accuracy"]["a"]) == ("AP50", 36, 100.0)
+    assert found["accuracy"]["points"]["high"] < -40
+    assert (found["agreed"]["frames_same"], found["agreed"]["frames"]) == (12, 36)  # the blue ones
+
+
+@pytest.mark.slow
+def test_without_data_the_first_ones_proof_is_what_they_look_at(
+    tmp_path: Path, trust: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = boxed.Boxed(), boxed.Boxed(version=2, min_score=0.7)
+
+    found = compared(capsys, a.pack(tmp_path)[0], b.pack(tmp_path)[0], trust)
+
+    assert (found["frames"], found["accuracy"]) == (6, None)
+    assert "no --data" in found["no_accuracy"]
+    assert found["agreed"]["same"] == found["agreed"]["decided"] == 12
+    assert found["differ"] == ["postprocess min_score: 0.5 → 0.7"]
+
+
+@pytest.mark.slow
+def test_two_variants_of_one_folder_are_not_taken_for_one(
+    tmp_path: Path, trust: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.Tiny(variants={"fp32": tiny.model(), "loud": louder()}).write(tmp_path / "both")
+    named = ["--variant-a", "fp32", "--variant-b", "loud"]
+
+    found = compared(capsys, tmp_path / "both", tmp_path / "both", trust, *named)
+
+    assert found["sqnr_db"] == pytest.approx(40.0, abs=0.01)
+    assert found["a"]["release"] == found["b"]["release"]
+
+
+@pytest.mark.slow
+def test_one_that_prepares_and_answers_in_its_graph_answers_as_the_plain_one(
+    tmp_path: Path, trust: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = InGraph(frame=(20, 30), answers=True)
+    drawn = surround(tiny.model(), tiny.Tiny().interface(), Surroundings(graph))
+    made = tiny.Tiny(variants={"fp32": tiny.model(), "drawn": drawn}, graphs={"drawn": graph})
+    path, data = made.pack(tmp_path)[0], photos(tmp_path / "data")
+    named = ["--variant-a", "fp32", "--variant-b", "drawn", "--data", data]
+
+    found = compared(capsys, path, path, trust, *named)
+
+    assert found["accuracy"]["b"] == 100.0
+    assert found["agreed"]["same"] == found["agreed"]["decided"] > 0
+    assert found["sqnr_db"] > 60
+    assert "no common input" in found["no_layers"]
+    assert any(line.startswith("done in the graph: nothing →") for line in found["differ"])
 
 
 @pytest.mark.slow
@@ -118,7 +196,8 @@ def test_one_that_takes_longer_takes_longer_beyond_chance(
     found = json.loads(capsys.readouterr().out)
     assert code == 0
     assert found["time_ratio"]["low"] > 1.2
-    assert found["a"]["hits"] is found["accuracy_points"] is None  # nobody labelled these
+    assert found["accuracy"] is None
+    assert "has no labels" in found["no_accuracy"]
 
 
 @pytest.mark.slow
@@ -168,9 +247,9 @@ def test_a_stranger_is_refused_unless_nobody_is_asked(tmp_path: Path, trust: Pat
     a, b, empty = bundle(tmp_path), bundle(tmp_path, version=2, key=tiny.OTHER_KEY), tmp_path / "data"
     empty.mkdir()
 
-    with pytest.raises(KeyNotTrusted):
+    with pytest.raises(KeyNotTrusted, match=re.escape(b.name)):  # says which of the two it is
         compare(a, b, tmp_path, "--trust", str(trust))
-    with pytest.raises(CalibrationError, match="no calibration data"):  # it went on to the data, which are none
+    with pytest.raises(DatasetError, match="holds no photo"):  # it went on to the data, which are none
         compare(a, b, empty, "--unverified")
 
 
@@ -185,11 +264,24 @@ def test_a_damaged_file_is_refused_whoever_is_trusted(tmp_path: Path, trust: Pat
             compare(root, root, tmp_path, *options)
 
 
+def test_one_that_nobody_signed_is_refused_by_name(tmp_path: Path, trust: Path) -> None:
+    tiny.Tiny().write(tmp_path / "unsigned")
+    (tmp_path / "unsigned" / "bundle.sig").unlink()
+
+    with pytest.raises(NotSigned, match="unsigned"):
+        compare(bundle(tmp_path), tmp_path / "unsigned", tmp_path, "--trust", str(trust))
+
+
+def test_a_classifier_and_a_detector_have_nothing_in_common(tmp_path: Path, trust: Path) -> None:
+    with pytest.raises(UsageError, match=r"does classification, .* does detection"):
+        compare(bundle(tmp_path), boxed.Boxed().pack(tmp_path)[0], tmp_path, "--trust", str(trust))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--variant-a", "int4"], "no variant 'int4'; there are: fp32, other"),
-        (["--variant-b", "other"], "this machine cannot run other"),
+        (["--variant-b", "other"], "nothing that this machine can run: other needs pdp11, this is "),
         (["--frames", "0"], "more than 0"),
     ],
 )
@@ -203,38 +295,7 @@ def test_what_cannot_be_run_is_said(tmp_path: Path, trust: Path, options: list[s
         compare(path, path, photos(tmp_path / "data", 1), "--trust", str(trust), *options)
 
 
-# The frames
-
-
-def test_folders_that_are_labels_give_labels_and_a_plain_folder_gives_none(tmp_path: Path) -> None:
-    named = labelled.read(photos(tmp_path / "named"), tiny.COLOURS, 100)
-    plain = labelled.read(photos(tmp_path / "plain", by_label=False), tiny.COLOURS, 100)
-
-    assert [frame.label for frame in named].count("green") == 6
-    assert len(named) == len(plain) == 18
-    assert {frame.label for frame in plain} == {None}
-
-
-def test_fewer_frames_are_taken_evenly(tmp_path: Path) -> None:
-    frames = labelled.read(photos(tmp_path / "data"), tiny.COLOURS, 6)
-
-    assert [frame.label for frame in frames] == ["blue", "blue", "green", "green", "red", "red"]
-
-
-def test_a_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
-    data = photos(tmp_path / "data", 1)
-    (data / "red").rename(data / "rot")
-
-    with pytest.raises(UsageError, match="no label of the model: rot"):
-        labelled.read(data, tiny.COLOURS, 10)
-
-
-def test_data_that_are_not_there_are_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a folder"):
-        labelled.read(tmp_path / "nowhere", tiny.COLOURS, 10)
-
-
-# The words
+# The table and the layers
 
 
 def a_comparison(**changes: object) -> Comparison:
@@ -248,15 +309,18 @@ def a_comparison(**changes: object) -> Comparison:
     }
     values = [Value(f"v{n}", "Conv", "fp32", "int8", 40.0 - n) for n in range(9)]
     fields = {
-        "a": Side(name="net@1", variant="fp32", hits=90, **side),
-        "b": Side(name="net@2", variant="int8", hits=89, **side),
-        "frames": 120,
-        "labelled": 100,
-        "same": 97,
-        "decided": 99,
+        "a": Side(name="net@1", variant="fp32", **side),
+        "b": Side(name="net@2", variant="int8", **side),
+        "frames": 100,
+        "found": 100,
+        "differ": [],
+        "agreed": Agreed(same=97, decided=99, frames_same=97, frames=99, share=Interval(92.9, 98.0, 99.8)),
         "time_ratio": Interval(0.48, 0.5, 0.53),
         "rounds": 40,
-        "accuracy_points": Interval(-3.1, -1.0, 1.2),
+        "had_processor": 1.0,
+        "accuracy": Difference(
+            metric="top-1", samples=100, a=90.0, b=89.0, points=Interval(-3.1, -1.0, 1.2), needs_more=340
+        ),
         "sqnr_db": 21.5,
         "layers": Compared(values, 9, 11),
     }
@@ -267,16 +331,10 @@ def test_the_table_says_each_number_with_what_it_is_of() -> None:
     rows = {row[0]: row[1:] for row in side_by_side.rows(a_comparison())}
 
     assert rows["top-1 of 100"] == ("90.00 %", "89.00 %", "-1.00 points (-3.10 to +1.20)")
-    assert rows["a frame"][2] == "0.50 x (0.48 to 0.53), 40 rounds in turns"
+    assert rows["a frame"][2] == "0.50 x (0.48 to 0.53)"
     assert rows["answers"][2] == "97 of 99 decided ones agree"
-    assert rows["variant's size"][2] == "1.00 x"
-
-
-def test_without_labels_or_common_outputs_it_says_so() -> None:
-    rows = {row[0]: row[1:] for row in side_by_side.rows(a_comparison(accuracy_points=None, sqnr_db=None))}
-
-    assert "no label is known" in rows["accuracy"][2]
-    assert rows["outputs"][2] == "other tensors"
+    assert rows["variant's size"] == ("4.00 MB", "4.00 MB", "1.00 x")
+    assert rows["own proof"][:2] == ("did not end", "did not end")
 
 
 def test_the_values_furthest_apart_come_first_and_all_of_them_on_request() -> None:
@@ -289,3 +347,87 @@ def test_the_values_furthest_apart_come_first_and_all_of_them_on_request() -> No
     assert list(side_by_side.layer_lines(None, "these are two nets", every=True)) == [
         "layer by layer: not compared, these are two nets"
     ]
+
+
+# The verdicts
+
+
+def verdict(about: str, **changes: object) -> list[str]:
+    lines = [line.split(maxsplit=1) for line in verdicts(a_comparison(**changes))]
+    return [line[1] for line in lines if line[0] == about]
+
+
+@pytest.mark.parametrize(
+    ("points", "needs", "says"),
+    [
+        (Interval(-1.1, -0.7, -0.4), None, "b is 0.40 to 1.10 points worse (top-1, 200 samples)"),
+        (Interval(0.4, 0.7, 1.1), None, "b is 0.40 to 1.10 points better (top-1, 200 samples)"),
+        (
+            Interval(-3.1, -1.0, 1.2),
+            340,
+            "cannot be told apart: b is between 3.10 points worse and 1.20 better (top-1, 200 samples; about 340 more",
+        ),
+        (
+            Interval(-1.8, 0.0, 1.8),
+            None,
+            "cannot be told apart: b is between 1.80 points worse and 1.80 better (top-1, 200 samples)",
+        ),
+        (Interval(0.0, 0.0, 0.0), None, "right and wrong in the same places: these samples do not tell the two apart"),
+    ],
+)
+def test_accuracy_is_judged_no_farther_than_its_interval(points: Interval, needs: int | None, says: str) -> None:
+    difference = Difference(metric="top-1", samples=200, a=90.0, b=89.0, points=points, needs_more=needs)
+
+    (said,) = verdict("accuracy", accuracy=difference)
+
+    assert said.startswith(says)
+
+
+def test_samples_that_lie_in_the_folder_are_named_before_others_are_asked_for() -> None:
+    (few,) = verdict("accuracy", found=5000)
+    (all_of_them,) = verdict("accuracy")
+
+    assert few.endswith("; --data holds 5000: --frames 440")
+    assert "--frames" not in all_of_them
+
+
+@pytest.mark.parametrize(
+    ("ratio", "says"),
+    [
+        (Interval(0.48, 0.5, 0.53), "b is faster: it takes 0.48 to 0.53 of a's time"),
+        (Interval(1.1, 1.2, 1.3), "b is slower: it takes 1.10 to 1.30 of a's time"),
+        (Interval(0.9, 0.95, 1.01), "cannot be told apart: b takes 0.90 to 1.01 of a's time"),
+    ],
+)
+def test_latency_is_judged_no_farther_than_its_interval(ratio: Interval, says: str) -> None:
+    assert verdict("latency", time_ratio=ratio) == [says]
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    (said,) = verdict("latency", had_processor=0.3)
+
+    assert "busy: 30% of a processor was to be had" in said
+
+
+def test_whoever_would_be_refused_by_a_device_is_named() -> None:
+    refused = msgspec.structs.replace(a_comparison().b, no_proof="b.skb, variant int8: the model crashed (SIGSEGV)")
+
+    said = verdict("proof", b=refused, a=msgspec.structs.replace(refused, no_proof=None))
+
+    assert said == ["b: a device like this one would refuse it: b.skb, variant int8: the model crashed (SIGSEGV)"]
+
+
+def test_without_labels_or_decided_answers_it_says_so() -> None:
+    nothing = Agreed(same=0, decided=0, frames_same=0, frames=0, share=None)
+    found = a_comparison(accuracy=None, no_accuracy="nobody labelled these", sqnr_db=None, agreed=nothing)
+    rows = {row[0]: row[1:] for row in side_by_side.rows(found)}
+
+    assert rows["accuracy"] == ("-", "-", "not measured")
+    assert rows["outputs"][2] == "other tensors"
+    assert "  accuracy  not measured: nobody labelled these" in verdicts(found)
+    assert "  answers   neither is sure of any: nothing is known" in verdicts(found)
+
+
+def test_outputs_are_said_to_be_the_same_only_if_they_are() -> None:
+    assert (apart(200.0), apart(199.0)) == ("bit for bit the same", "199.0 dB")
+    assert "nothing in common" in apart(-200.0)

@@ -11,12 +11,17 @@ from compiler.statistics import (
     Interval,
     _score_bound,
     bootstrap_drop,
+    bootstrap_interval,
+    bootstrap_needs,
     judge_bootstrap,
     judge_drop,
     median_at_most,
     median_interval,
     paired_drop,
+    paired_interval,
+    paired_needs,
     planned_drop,
+    share_interval,
     time_ratio,
 )
 
@@ -146,7 +151,77 @@ def test_what_was_planned_for_is_confirmed_four_times_of_five() -> None:
     assert 0.7 <= confirmed <= 0.95
 
 
+@pytest.mark.parametrize("samples", [6, 12])
+def test_both_ends_hold_the_truth_nineteen_times_of_twenty(samples: int) -> None:
+    found = {pair: paired_interval(*pair, samples) for pair in outcomes(samples)}
+    truths = [(loss, gain) for loss in np.linspace(0, 1, 11) for gain in np.linspace(0, 1, 11) if loss + gain <= 1]
+
+    held = [
+        sum(
+            chance(*pair, samples, *truth)
+            for pair, i in found.items()
+            if i.low <= 100 * (truth[1] - truth[0]) <= i.high
+        )
+        for truth in truths
+    ]
+
+    assert min(held) >= 0.95
+
+
+def test_an_interval_turns_around_with_what_is_compared() -> None:
+    one, other = paired_interval(12, 3, 300), paired_interval(3, 12, 300)
+
+    assert (one.low, one.value, one.high) == (-other.high, -3.0, -other.low)
+    assert one.high < 0 < other.low
+
+
+@pytest.mark.parametrize(("lost", "won", "samples"), [(6, 3, 200), (12, 20, 800), (30, 20, 1000)])
+def test_as_many_more_as_it_says_would_tell_two_apart(lost: int, won: int, samples: int) -> None:
+    needs = paired_needs(lost, won, samples)
+
+    assert needs is not None
+    share = 1.1 * (samples + needs) / samples  # counts are whole, and the exact bound lies a little beyond the score's
+    after = paired_interval(round(lost * share), round(won * share), round(samples * share))
+    half_way = (1 + share) / 2
+    before = paired_interval(round(lost * half_way), round(won * half_way), round(samples * half_way))
+    assert after.low > 0 or after.high < 0
+    assert before.low <= 0 <= before.high
+
+
+def test_nothing_is_needed_where_it_is_told_and_nothing_helps_where_nothing_differs() -> None:
+    assert paired_needs(40, 5, 400) is None
+    assert paired_needs(7, 7, 400) is None
+
+
+def test_a_share_has_its_exact_interval() -> None:
+    """Clopper and Pearson: 97 of 99; all of 20."""
+    found = share_interval(97, 99)
+    assert (found.low, found.high) == (pytest.approx(92.89, abs=0.01), pytest.approx(99.75, abs=0.01))
+    assert (share_interval(20, 20).low, share_interval(20, 20).high) == (pytest.approx(83.16, abs=0.01), 100.0)
+
+
 # Average precision
+
+
+def test_a_bootstraps_interval_has_two_ends_and_says_what_would_tell() -> None:
+    gains = np.random.default_rng(2).normal(0.0, 10.0, 100)
+    gains += 0.5 - gains.mean()
+
+    found = bootstrap_interval(lambda weights: float((weights * gains).sum() / weights.sum()), 100, 500)
+    needs = bootstrap_needs(found, 100)
+
+    assert found.low == pytest.approx(0.5 - 1.96, abs=0.3)
+    assert found.high == pytest.approx(0.5 + 1.96, abs=0.3)
+    assert needs == pytest.approx(100 * (1.96 / 0.5) ** 2 - 100, rel=0.3)
+    assert bootstrap_needs(Interval(0.1, 0.5, 0.9), 100) is None
+    assert bootstrap_needs(Interval(-1.0, 0.0, 1.0), 100) is None
+
+
+def test_few_images_tell_nothing_apart() -> None:
+    found = bootstrap_interval(lambda _weights: 40.0, 12)
+
+    assert (found.low, found.high) == (-100.0, 100.0)
+    assert bootstrap_needs(found, 12) == 18
 
 
 def test_a_bootstrap_of_a_mean_finds_what_the_normal_bound_does() -> None:

@@ -13,6 +13,7 @@ import tiny
 
 from skerry import inspect
 from skerry.errors import MissingFile
+from skerry.manifest import Accelerator, Requires
 
 RELEASED = Path(__file__).parents[1] / "formats" / "bundle-1.0"
 
@@ -67,6 +68,10 @@ FULL = {
         "int8": [{"name": "load", "key": "1", "digest": "c" * 64}, {"name": "export", "key": "2", "digest": "d" * 64}]
     },
     "tools": {"torch": "2.13.0"},
+    "calibration": {"frames": 150, "report_frames": 30, "digest": "e" * 64},
+    "machine": ["x86_64", "avx2"],
+    "max_latency_ms": 5.0,
+    "hops": [{"name": "ONNX → int8", "frames": 30, "sqnr_db": 9.5, "limit_db": 15.0, "same": 20, "decided": 29}],
     "of a later version": {"unheard": "of"},
 }
 
@@ -75,23 +80,62 @@ def test_everything_that_the_compiler_found_is_said(bundle: Path, capsys: pytest
     lines = said(capsys, with_evidence(bundle, FULL))
 
     accuracy = (
-        "accuracy   int8: top-1 89.60 % on 500 samples, fp32 90.00 %; loses 0.40 points, at most 0.90, 0.5 allowed"
+        "accuracy   int8: top-1 89.60 % on 500 samples, fp32 90.00 %; loses 0.40 points, at most 0.90 (95 %), "
+        "0.5 allowed"
     )
+    search = "search     int8: 5 candidates measured; chosen: c3, 3 of 9 units quantized,"
     for line in (
         f"{accuracy}; cannot be shown, needs 700 more samples",
-        "search     int8: 5 candidates measured; c3 chosen: 3 of 9 units quantized, 0.85 x fp32, +0.30 points lost",
+        f"{search} 0.85 x fp32, +0.30 points lost where it searched",
         "layers     int8: 2 int8; mean (ReduceMean) asked int8, runs fp32",
         "layers     jetson: 1 fp16 asked; what the runtime builds was not looked at",
         "mended     int8: keep n1 (3.0 → 21.0 dB)",
         "time       int8: 2.00 ms on one thread, 0.50 x fp32 (at most 0.60), 0.20 x torch",
         "beside     int8-ov: int8's file on openvino, 0.86 x its time (at most 0.90)",
-        "unmeasured int8-vnni needs CPU feature vnni",
+        "unmeasured int8-vnni: needs CPU feature vnni",
+        "frames     150 calibrate, 30 others judge the hops",
+        "hop        ONNX → int8: 9.5 dB (limit 15), 20 of 29 answers agree",
+        "time       5 ms were allowed (--max-latency)",
+        "built on   x86_64 avx2",
         "left out   int8-dotprod: slower than fp32",
         "lineage    weights abababababababab",
         "passes     int8: load cccccccc → export dddddddd",
     ):
         assert line in lines
     assert not any(line.startswith("  stem") for line in lines)
+
+
+def test_a_hop_that_failed_and_was_forced_says_so(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hop = {"name": "ONNX → int8", "sqnr_db": 3.0, "limit_db": 15.0, "failed": "conv1 diverges first"}
+
+    lines = said(capsys, with_evidence(bundle, {"hops": [hop], "forced": ["ONNX → int8"]}))
+
+    assert "hop        ONNX → int8: 3.0 dB (limit 15); FAILED: conv1 diverges first" in lines
+
+
+def test_a_gain_on_these_samples_is_no_promise(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gained = FULL["accuracy"][0] | {"drop": -0.4, "drop_at_most": 0.3, "needs_more": None}
+
+    lines = said(capsys, with_evidence(bundle, {"accuracy": [gained]}))
+
+    assert any("gains 0.40 points on these, loses at most 0.30 (95 %), 0.5 allowed" in line for line in lines)
+
+
+def test_what_a_variant_needs_is_said_with_the_gpu_and_the_system_that_it_was_made_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orin = Accelerator(sm="8.7", at_least="10.3.0", below="11", l4t=["36.4"], system="jp6.2")
+    requires = {"orin": Requires(arch=["aarch64"], accelerators=[orin]), "vnni": Requires(cpu=["vnni"])}
+    made = tiny.Tiny(variants=dict.fromkeys(("fp32", "orin", "vnni"), tiny.model()), requires=requires)
+    made.write(tmp_path / "tiny")
+
+    lines = [line for line in said(capsys, tmp_path / "tiny") if line.startswith("variant")]
+
+    assert [line.partition("needs ")[2] for line in lines] == [
+        "any CPU",
+        "aarch64, SM 8.7 with onnxrt 10.3.0 to below 11, jp6.2 (Jetson Linux 36.4)",
+        "vnni",
+    ]
 
 
 def test_every_layer_is_listed_on_request(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
