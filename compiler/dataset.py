@@ -125,7 +125,7 @@ def _sorted(folder: Path, interface: Interface) -> list[Labelled]:
         raise DatasetError(
             f"{folder} holds no labelled images; expected a folder per class, named as its label, with images in it"
         )
-    names = _match(list(classes), _labels(interface), folder)
+    names = _match(list(classes), labels(interface), folder)
     files = [(path, names[name]) for name, paths in images.items() for path in paths]
     image_sizes([path for path, _ in files])
     return [Labelled(sample=_sample(path), label=label) for path, label in files]
@@ -133,11 +133,12 @@ def _sorted(folder: Path, interface: Interface) -> list[Labelled]:
 
 def known_folders(folders: Collection[str], interface: Interface) -> list[str]:
     """Those of ``folders`` that are named as a label of a classifier."""
-    plain = {_plain(label) for label in _labels(interface)}
+    plain = {_plain(label) for label in labels(interface)}
     return [name for name in folders if _plain(name) in plain]
 
 
-def _labels(interface: Interface) -> list[str]:
+def labels(interface: Interface) -> list[str]:
+    """A classifier's labels, in the order of its scores."""
     post = interface.postprocess
     assert isinstance(post, Classification)  # noqa: S101 - the caller looked
     classes = next(t.shape[-1] for t in interface.outputs if t.name == post.scores)

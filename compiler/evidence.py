@@ -144,6 +144,54 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     float_share: float
 
 
+class Rung(msgspec.Struct, frozen=True, kw_only=True):
+    """One pruned net that was built, beside the dense one; both in fp32.
+
+    Attributes:
+        ratio: share of the channels that each layer was to lose.
+        parameters, macs: before and after.
+        times_dense, times_dense_at_most: median of the paired time ratios to the dense net, and the upper end of its
+            one-sided 95 % interval.
+        epoch: whose weights were kept, 0 being before any; null: it was not fine-tuned.
+        drop: points lost against the dense net on the samples that the search may see; null: not counted.
+        planned: the bound of that drop that the report samples will probably stay below.
+        chosen: it is what the release is made from.
+    """
+
+    ratio: float
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    times_dense: float
+    times_dense_at_most: float
+    bytes: int
+    epoch: int | None = None
+    drop: float | None = None
+    planned: float | None = None
+    chosen: bool = False
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of ``--prune``.
+
+    Attributes:
+        words: the verdict, as a sentence.
+        room: points of planned drop that a rung may have.
+        record: digest of the pruning record; null: the dense net ships.
+        share: of the parameters, what is gone from what ships.
+        train, held_out, left_out: how many pictures trained, chose the epoch, and were not taken because accuracy is
+            counted on them; null: there were none to train with.
+    """
+
+    words: str
+    room: float | None = None
+    rungs: list[Rung] = []
+    record: str | None = None
+    share: float = 0.0
+    train: int | None = None
+    held_out: int | None = None
+    left_out: int | None = None
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Statements about one release.
 
@@ -158,6 +206,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         max_latency_ms: what was asked for with --max-latency.
         repairs: of the variants that were mended.
         races: of the variants that ship beside another one because their runtime is faster.
+        pruned: null where nobody asked for it.
     """
 
     release: str
@@ -182,3 +231,4 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     races: list[Race] = []
     precisions: dict[str, str] = {}
     max_latency_ms: float | None = None
+    pruned: Pruned | None = None

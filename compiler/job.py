@@ -13,10 +13,24 @@ from compiler import calibrate
 from compiler.budget import NO_LIMITS, Budget
 from compiler.compare import Hop
 from compiler.plan import Plan
+from compiler.prune import EPOCHS
 from compiler.recipe import Recipe, Source
 from compiler.samples import Samples
 from compiler.target import VariantPlan
 from skerry.manifest import DeviceFacts, Requires, why_not
+
+
+@dataclass(frozen=True)
+class Prune:
+    """What ``--prune`` asks for.
+
+    Attributes:
+        keep: names of modules that lose no output channels.
+        epochs: of fine-tuning, where there is data.
+    """
+
+    keep: tuple[str, ...] = ()
+    epochs: int = EPOCHS
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Job:
 
     Attributes:
         labelled: the folder of ``--eval``: samples that accuracy is counted on.
+        prune: whether and how the net may be pruned.
+        train: the folder of ``--train``: what a pruned net is fine-tuned on.
         replay: the plan whose decisions are built again; then nothing is searched.
         keep_slower: variants that are not faster than fp32 on this machine ship all the same: the devices are others.
         repair: what is out of tolerance is mended, if it can be.
@@ -40,6 +56,8 @@ class Job:
     calibrator: calibrate.Method = calibrate.DEFAULT
     budget: Budget = NO_LIMITS
     labelled: Path | None = None
+    prune: Prune | None = None
+    train: Path | None = None
     replay: Plan | None = None
     keep_slower: bool = False
     repair: bool = False

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from compiler import compare, layers, plan
+from compiler import compare, dataset, layers, plan, pruned
 from compiler.batches import compare_batches
 from compiler.beside import Offers
 from compiler.candidate import Candidate, Work, tool_versions
+from compiler.climb import Found
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
 from compiler.evidence import Calibration, Evidence, Layer, Race, Repair, Timing
 from compiler.host import Host
@@ -31,9 +32,11 @@ from compiler.mending import OnnxBench, mend_onnx
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.passes import MODEL, Passes, interface_of
 from compiler.plan import Plan
+from compiler.prune import RECORD
 from compiler.recipe import MIN_CALIBRATION_FRAMES
 from compiler.repair import Layout
 from compiler.report import render_html
+from compiler.tables import DENSE
 from compiler.target import VariantPlan
 from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision
@@ -66,6 +69,7 @@ class Compilation:
     forced: list[str] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     races: list[Race] = field(default_factory=list)
+    pruned: Found = field(default_factory=Found)
 
     def run(self) -> Evidence:
         """Raises `CompileError` and its kin (skerry/errors.py)."""
@@ -74,15 +78,22 @@ class Compilation:
         self._check_plan()
         loaded = self._passes.load()
         interface = interface_of(self.job, loaded.facts)
-        frames = list(read_frames([(s.path, s.index) for s in self.job.samples.report]))
-        path = self._passes.reference(loaded, interface) / "reference.safetensors"
-        reference = Reference(path, frames, interface, self._limits.min_margin)
+        reference = self._reference(loaded, interface)
         self._proof_frames(reference)  # what gives no proof is refused now, and not after hours of searching
         self._hold(compare.compare_preprocessing(reference, self._limits))
-        exported = self._passes.export(loaded)
-        self._compare_export(exported, reference)
+        dense = self._passes.export(loaded)
+        self._compare_export(dense, reference, self.host.reference)
+        counted = [] if self.job.labelled is None else dataset.read(self.job.labelled, interface)
+        data = dataset.split(counted, self._taken()) if self.job.labelled is not None else None
+        self.pruned = pruned.found(self._passes, loaded, dense / MODEL, interface, counted, data, self.clock)
+        exported = self.pruned.model or dense
+        if exported is not dense:
+            reference = self._adopted(exported, interface)
         check = lambda plan, path: self._hop(plan, path, reference, here=True).failed  # noqa: E731
-        variants = Variants(self._passes, interface, exported, self.clock, check)
+        whole = None if exported is dense else dense / MODEL
+        variants = Variants(
+            self._passes, interface, exported, self.clock, check, data, dense=whole, pruned=self.pruned.share
+        )
         made = variants.run()
         found = [kept for v in made if (kept := self._compare_variant(v, variants, reference)) is not None]
         offers = Offers(variants, lambda offer: self._every_hop(offer, reference), self.races)
@@ -90,9 +101,28 @@ class Compilation:
         for hop in offers.held:
             self._hold(hop)
         for why in variants.refusals.values():
-            self._refuse(BudgetError, why)
+            self._refuse(BudgetError, why if whole is None else f"{why}; without --prune the whole net ships")
         self._check_bytes(found)
-        return self._package(variants, found, reference, self._measure(found))
+        return self._package(variants, found, reference, self._measure(found, variants.dense))
+
+    def _taken(self) -> set[str]:
+        """Digests of the frames that calibrate or judge parity: what is chosen has seen those."""
+        return {sample.digest for sample in [*self.job.samples.calibration, *self.job.samples.report]}
+
+    def _reference(self, model: Candidate, interface: Interface) -> Reference:
+        """What the child's net says to the report frames; ``model`` names that net."""
+        frames = list(read_frames([(s.path, s.index) for s in self.job.samples.report]))
+        path = self._passes.reference(model, interface) / "reference.safetensors"
+        return Reference(path, frames, interface, self._limits.min_margin)
+
+    def _adopted(self, model: Candidate, interface: Interface) -> Reference:
+        """From here on the child's net is the pruned one, and so is the reference."""
+        recipe = self.job.recipe
+        self.host.call("adopt", folder=str(model.folder), shape=recipe.input.shape, batch=recipe.input.batch)
+        reference = self._reference(model, interface)
+        self._proof_frames(reference)
+        self._compare_export(model, reference, f"{self.host.reference}, pruned")
+        return reference
 
     @cached_property
     def _passes(self) -> Passes:
@@ -138,13 +168,13 @@ class Compilation:
 
     def _check_bytes(self, found: Sequence[Variant]) -> None:
         if self.job.replay is not None:
-            digests = {v.plan.id: d for v in found if (d := decision(v, self.job.calibrator).digest)}
+            digests = {v.plan.id: d for v in found if (d := decision(v, self.job.calibrator, None).digest)}
             plan.check_bytes(self.job.replay, digests)
 
     # --- comparing and measuring ----------------------------------------------------------------------------------
 
-    def _compare_export(self, exported: Candidate, reference: Reference) -> None:
-        model, origin = exported / MODEL, self.host.reference
+    def _compare_export(self, exported: Candidate, reference: Reference, origin: str) -> None:
+        model = exported / MODEL
         name = f"{origin} → {'adopted' if self.job.recipe.model.onnx else 'ONNX fp32'}"
         run = compare.on_backend(model)
         hop = compare.compare_model(name, reference, run, self._limits, MIN_EXPORT_SQNR_DB, origin)
@@ -237,15 +267,16 @@ class Compilation:
         config = {"graph": graph, "interface": interface, "limits": self._limits}
         return self.work.cached(f"draw-{variant.plan.id}", ingraph.VERSION, [variant.model], config, make) / MODEL
 
-    def _measure(self, found: Sequence[Variant]) -> list[Timing]:
-        """Times the reference and what this machine can run, one thread each, in turn."""
-        paths = {v.plan.id: str(v.path) for v in found if v.here}
+    def _measure(self, found: Sequence[Variant], dense: Path | None) -> list[Timing]:
+        """Times the reference and what this machine can run, one thread each, in turn; and what was pruned."""
+        whole = {} if dense is None else {DENSE: dense}
+        paths = {name: str(path) for name, path in {**whole, **{v.plan.id: v.path for v in found if v.here}}.items()}
         recipe, backends = self.job.recipe, {v.plan.id: v.plan.backend for v in found}
         shape, outputs = recipe.input.shape, recipe.model.outputs
         asked = {"shape": shape, "models": paths, "seconds": _MEASURE_S, "outputs": outputs, "backends": backends}
         times = self.host.call("measure", **asked)["times_ms"]
         fp32 = next((v.plan.id for v in found if v.plan.precision == "fp32"), None)
-        sizes = {v.plan.id: v.path.stat().st_size for v in found}
+        sizes = {name: path.stat().st_size for name, path in {**whole, **{v.plan.id: v.path for v in found}}.items()}
         against = {v.plan.id: v.time for v in found if v.time is not None}  # what decided; else from these rounds
         return [
             Timing(
@@ -256,7 +287,7 @@ class Compilation:
                 times_fp32_at_most=against[name].at_most if name in against else None,
                 bytes=sizes.get(name, 0),
             )
-            for name in [self.host.reference, *(v.plan.id for v in found)]
+            for name in [self.host.reference, *whole, *(v.plan.id for v in found)]
         ]
 
     def _proof_frames(self, reference: Reference) -> list[int]:
@@ -294,7 +325,7 @@ class Compilation:
                 frames=len(self.job.samples.calibration),
                 report_frames=len(self.job.samples.report),
             ),
-            lineage=lineage(source, self.job.samples),
+            lineage={**lineage(source, self.job.samples), **self.pruned.lineage},
             passes={v.plan.id: list(v.model.history) for v in found},
             tools=tools,
             machine=[self.job.facts.arch, *self.job.facts.cpu],
@@ -306,8 +337,11 @@ class Compilation:
             races=self.races,
             precisions={v.plan.id: v.plan.precision for v in found},
             max_latency_ms=self.job.budget.max_latency_ms,
+            pruned=self.pruned.evidence,
         )
         folder.write("evidence/compile.json", msgspec.json.format(msgspec.json.encode(evidence)))
+        if self.pruned.model is not None:
+            folder.write(f"evidence/{RECORD}", (self.pruned.model / RECORD).read_bytes())
         folder.write("evidence/report.html", render_html(evidence))
         plan.write(self._plan(variants, found), folder.root / plan.PATH, self.disk)
         folder.write("sbom.json", sbom(release, interface, tools, source.weights or source.file))
@@ -335,12 +369,13 @@ class Compilation:
 
     def _plan(self, variants: Variants, found: Sequence[Variant]) -> Plan:
         """The decisions of this compilation, to be built again."""
-        labelled = self.job.labelled
+        labelled, cut = self.job.labelled, self.pruned.cut
         return Plan(
             inputs=lineage(self.job.source, self.job.samples),
             tools=tool_versions(),
-            variants=[decision(v, self.job.calibrator) for v in found],
+            variants=[decision(v, self.job.calibrator, cut.record if cut else None) for v in found],
             left_out=variants.left_out,
+            pruned=cut,
             searched={} if labelled is None else {"labelled": variants.labelled_digest},
         )
 

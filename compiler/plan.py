@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from compiler.prune import Cut
 from skerry.bundle import read_file
 from skerry.disk import Disk
 from skerry.documents import parse
@@ -53,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         tools: versions by name.
         variants: what is built.
         left_out: why, by variant that was searched and does not ship.
+        pruned: how the net was pruned that all variants are made of; null for the whole one.
         searched: digests of what was only searched with (the labelled samples): a replay does not need it.
     """
 
@@ -61,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tools: dict[str, str]
     variants: list[Decision]
     left_out: dict[str, str] = {}
+    pruned: Cut | None = None
     searched: dict[str, Sha256] = {}
 
     def decision(self, variant: str) -> Decision | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from compiler import plots
-from compiler.evidence import Accuracy, Evidence, Layer, Point
+from compiler.evidence import Accuracy, Evidence, Layer, Point, Rung
 from compiler.layers import unkept
 from compiler.stylesheet import STYLE
 from compiler.tables import VARIANT_HEAD, hop_rows, mend_lines, race_lines, variant_rows
@@ -26,6 +26,7 @@ def render_html(evidence: Evidence) -> bytes:
         *(f"<p class=dim>assumed: {escape(text)}</p>" for text in evidence.assumed),
         *_section("Variants", _variants(evidence)),
         *_section("Accuracy", _accuracy(evidence)),
+        *_section("Pruning", _pruning(evidence)),
         *_section("Accuracy against latency, every candidate", _search(evidence)),
         *_section("Each hop, held to fp32 torch", _hops(evidence)),
         *_section("Each layer: error and precision", _layers(evidence)),
@@ -72,6 +73,32 @@ def _accuracy_row(a: Accuracy) -> tuple[str, ...]:
     more = "-" if a.needs_more is None else f"{a.needs_more} more"
     numbers = (f"{a.reference:.2f}", f"{a.value:.2f}", f"{a.drop:.2f}", f"{a.drop_at_most:.2f}")
     return (a.variant, a.metric, str(a.samples), *numbers, budget, more)
+
+
+def _pruning(evidence: Evidence) -> Iterator[str]:
+    found = evidence.pruned
+    if found is None:
+        yield _note("Nothing was pruned: nobody asked for it (--prune).")
+        return
+    yield _note(found.words)
+    if found.train is not None:
+        left = f"; {found.left_out} lie in --eval too and were left out" if found.left_out else ""
+        yield _note(f"{found.train} pictures trained, {found.held_out} chose the epoch{left}")
+    if found.rungs:
+        head = ("channels pruned", "parameters", "multiplications", "x dense, at most", "lost", "planned", "epoch", "")
+        yield _table(head, map(_rung_row, found.rungs))
+        yield _note(
+            "fp32 beside the dense net, in turns; lost on the samples that the search may see, planned is what the "
+            "report samples will probably stay below"
+        )
+
+
+def _rung_row(rung: Rung) -> tuple[str, ...]:
+    counts = (f"{before:,} → {after:,}" for before, after in (rung.parameters, rung.macs))
+    time = f"{rung.times_dense:.2f}, {rung.times_dense_at_most:.2f}"
+    lost = ("-", "-") if rung.drop is None else (f"{rung.drop:+.2f}", f"{rung.planned:.2f}")
+    epoch = "-" if rung.epoch is None else str(rung.epoch)
+    return (f"{rung.ratio:.1%}", *counts, time, *lost, epoch, "chosen" if rung.chosen else "")
 
 
 def _search(evidence: Evidence) -> Iterator[str]:

@@ -19,6 +19,7 @@ from skerry.execution.frames import IMAGES, VIDEOS, open_video, read_image
 MAX_FRAMES_PER_VIDEO = 120  # neighbours look alike: more of one video says little more
 MAX_CALIBRATION = 400
 MAX_REPORT = 64
+_FOR = {"--calib": "calibration", "--train": "training"}
 _REPORT_SHARE = 5  # one frame in so many judges
 _SHOWN = 5  # names in a message
 
@@ -52,18 +53,26 @@ def collect(folders: Sequence[Path]) -> Samples:
         CalibrationError: nothing usable there.
         SourceError: a video cannot be read.
     """
+    by_rank = listed(folders, "--calib")
+    report = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE == 0][:MAX_REPORT]
+    calibration = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE != 0][:MAX_CALIBRATION]
+    return Samples(calibration=_in_order(calibration), report=_in_order(report))
+
+
+def listed(folders: Sequence[Path], option: str) -> list[Sample]:
+    """Every photo and a stride of every video below ``folders``, each content once, in the order of the digests.
+
+    Raises: as `collect`; ``option`` is what named the folders.
+    """
     found = [sample for path in _files(folders) for sample in _samples(path)]
     if not found:
         kinds = " ".join(sorted(IMAGES | VIDEOS))
         where = f" in {', '.join(map(str, folders))}" if folders else ""
         raise CalibrationError(
-            f"no calibration data{where}: expected photos or videos of what the camera sees ({kinds}); name a folder "
-            "with --calib"
+            f"no {_FOR[option]} data{where}: expected photos or videos of what the camera sees ({kinds}); name a "
+            f"folder with {option}"
         )
-    by_rank = sorted({s.digest: s for s in found}.values(), key=lambda s: s.digest)
-    report = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE == 0][:MAX_REPORT]
-    calibration = [s for s in by_rank if int(s.digest[:8], 16) % _REPORT_SHARE != 0][:MAX_CALIBRATION]
-    return Samples(calibration=_in_order(calibration), report=_in_order(report))
+    return sorted({s.digest: s for s in found}.values(), key=lambda s: s.digest)
 
 
 def check_readable(samples: Samples) -> None:

@@ -8,6 +8,8 @@ from compiler.evidence import Accuracy, Evidence, Repair, Timing
 
 _KINDS = {"fuse": "fused", "clip": "clipped", "residual": "additions left in floats", "keep": "kept in floats"}
 
+DENSE = "dense"  # the row of the net that what ships was pruned from
+
 VARIANT_HEAD = (
     "variant",
     "precision",
@@ -33,7 +35,7 @@ def variant_rows(evidence: Evidence) -> Iterable[tuple[str, ...]]:
     for timing in evidence.timings:
         accuracy = next((a for a in evidence.accuracy if a.variant == timing.model), None)
         if timing.model not in evidence.passes:  # torch, or the model file that it all began with
-            yield timing.model, "", _reference(evidence.accuracy), "", *_times(timing), "", "the reference"
+            yield _reference_row(evidence, timing)
             continue
         yield (
             timing.model,
@@ -44,6 +46,15 @@ def variant_rows(evidence: Evidence) -> Iterable[tuple[str, ...]]:
             f"{timing.bytes / 1e6:.1f} MB",
             verdict(evidence, timing.model),
         )
+
+
+def _reference_row(evidence: Evidence, timing: Timing) -> tuple[str, ...]:
+    """What parity is held to; and where that was pruned, what accuracy is held to."""
+    dense, pruned = timing.model == DENSE, any(t.model == DENSE for t in evidence.timings)
+    accuracy = "-" if pruned and not dense else _reference(evidence.accuracy)
+    size = f"{timing.bytes / 1e6:.1f} MB" if dense else ""
+    verdict = "before pruning; accuracy is held to it" if dense else "the reference" + (", pruned" if pruned else "")
+    return timing.model, "", accuracy, "", *_times(timing), size, verdict
 
 
 def said_columns(
@@ -74,9 +85,11 @@ def verdict(evidence: Evidence, variant: str) -> str:
 
 
 def _precision(evidence: Evidence, variant: str) -> str:
-    """The plan's precision, on which runtime if that is not the usual one, and how much of the graph has it."""
+    """The plan's precision, on which runtime if not the usual one, how much of the graph has it, what was pruned."""
     race = next((race for race in evidence.races if race.variant == variant), None)
-    return _asked(evidence, variant) + (f", on {race.backend}" if race else "")
+    share = evidence.pruned.share if evidence.pruned else 0.0
+    on, pruned = f", on {race.backend}" if race else "", f"; {share:.0%} pruned" if share else ""
+    return _asked(evidence, variant) + on + pruned
 
 
 def _asked(evidence: Evidence, variant: str) -> str:

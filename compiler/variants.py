@@ -14,7 +14,6 @@ from pathlib import Path
 
 import onnx
 
-from compiler import dataset
 from compiler.budget import refused_latencies
 from compiler.candidate import Candidate, file_digest
 from compiler.dataset import Dataset
@@ -25,7 +24,7 @@ from compiler.search import outcome
 from compiler.search.measure import Measure
 from compiler.search.outcome import Outcome
 from compiler.search.search import Search
-from compiler.search.subject import OnnxSubject
+from compiler.search.subject import OnnxSubject, whole
 from compiler.statistics import MIN_BLOCKS, Ratio, time_ratio
 from compiler.target import VariantPlan
 from compiler.units import fusion_units
@@ -64,7 +63,11 @@ class Variants:
     """Decides and builds the variants of one compilation.
 
     Attributes:
+        exported: the net in fp32 that all variants are made of.
         check: why the recipe's limits refuse a file of a variant that runs here, or None.
+        data: the labelled samples of ``--eval``, split.
+        dense: what accuracy is held to where ``exported`` was pruned from it.
+        pruned: share of the parameters that are gone.
         left_out: why, by variant that does not ship.
         accuracy: by variant, as it was counted last.
         refusals: why the compilation must not pass as good, by variant.
@@ -75,6 +78,9 @@ class Variants:
     exported: Candidate
     clock: Clock
     check: Callable[[VariantPlan, Path], str | None]
+    data: Dataset | None = None
+    dense: Path | None = None
+    pruned: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
@@ -98,7 +104,8 @@ class Variants:
         """Builds one variant; None, which is said, if it is not to ship."""
         here = self.passes.job.why_unmeasured(plan, requires) is None
         if plan.precision == "fp32" and plan.backend == "onnxrt":
-            return Variant(plan, requires, self.exported, here)
+            fp32 = Variant(plan, requires, self.exported, here)
+            return fp32 if self.dense is None else self.held(fp32)
         if self.passes.job.replay is not None:
             return self._replayed(plan, requires, here=here)
         if here and self.passes.job.searches:
@@ -147,24 +154,19 @@ class Variants:
         """The whole model, ready to be quantized."""
         return self.passes.calibrate(self.exported, self.interface)
 
-    @cached_property
-    def _data(self) -> Dataset | None:
-        """The labelled samples of ``--eval``, split."""
-        job = self.passes.job
-        if job.labelled is None:
-            return None
-        taken = {sample.digest for sample in [*job.samples.calibration, *job.samples.report]}
-        return dataset.split(dataset.read(job.labelled, self.interface), taken)
-
     @property
     def labelled_digest(self) -> str:
         """Names the labelled samples."""
-        parts = [] if self._data is None else [*self._data.ranking, *self._data.search, *self._data.report]
+        parts = [] if self.data is None else [*self.data.ranking, *self.data.search, *self.data.report]
         return hashlib.sha256("\n".join(sorted(s.sample.digest for s in parts)).encode()).hexdigest()
 
     @cached_property
     def _measure(self) -> Measure:
         return Measure(self.passes.work, self.passes.disk, self.interface)
+
+    @property
+    def _against(self) -> OnnxSubject | None:
+        return None if self.dense is None else whole(self.dense, self.passes.work, self.clock)
 
     def _subject(self, plan: VariantPlan, *, here: bool) -> OnnxSubject:
         def lay_out(target: Path, nodes: Sequence[str], draft: bool) -> None:  # noqa: FBT001 - the search's form
@@ -177,6 +179,7 @@ class Variants:
             config=self.passes.layout(plan, self.interface),
             work=self.passes.work,
             clock=self.clock,
+            pruned=self.pruned,
             here=here,
             backend=plan.backend,
             check=lambda path: self.check(plan, path),
@@ -187,11 +190,12 @@ class Variants:
             variant=plan.id,
             rungs=[self._subject(plan, here=True)],
             interface=self.interface,
-            data=self._data or self.passes.job.samples.report,
+            data=self.data or self.passes.job.samples.report,
             budget=self.passes.job.budget,
             work=self.passes.work,
             disk=self.passes.disk,
             say=self.passes.tell.detail,
+            against=self._against,
         ).run()
         self._take(plan, found)
         if not found.ships:
@@ -225,12 +229,15 @@ class Variants:
 
     def held(self, variant: Variant) -> Variant:
         """Counts its accuracy as it is now, if there are samples to count on, and holds it to the budget."""
-        if self._data is None:
+        if self.data is None:
             return variant
-        plan, subject = variant.plan, self._subject(variant.plan, here=variant.here)
-        self.passes.tell.detail(f"{plan.id}: {len(self._data.report):,} samples that nothing before has read")
-        compared = self._measure.compare(subject, subject, variant.path, self._data.report)
-        found = outcome.held(plan.id, compared, self.passes.job.budget)
+        plan, against = variant.plan, self._against
+        subject = whole(variant.path, self.passes.work, self.clock)
+        if plan.precision != "fp32":
+            subject = self._subject(plan, here=variant.here)
+        self.passes.tell.detail(f"{plan.id}: {len(self.data.report):,} samples that nothing before has read")
+        compared = self._measure.compare(against or subject, subject, variant.path, self.data.report)
+        found = outcome.held(plan.id, compared, self.passes.job.budget, "fp32" if against is None else outcome.DENSE)
         self.passes.tell.said(found.words)
         self.accuracy[plan.id] = found.accuracy
         self.refusals.pop(plan.id, None)
@@ -238,8 +245,8 @@ class Variants:
         return variant
 
 
-def decision(variant: Variant, calibrator: str) -> Decision:
-    """A variant as a plan has it."""
+def decision(variant: Variant, calibrator: str, pruning: str | None) -> Decision:
+    """A variant as a plan has it. ``pruning`` is the digest of the record that its net was cut by."""
     quantized = variant.plan.precision != "fp32"
     return Decision(
         id=variant.plan.id,
@@ -249,5 +256,6 @@ def decision(variant: Variant, calibrator: str) -> Decision:
         calibration=calibrator if quantized else None,
         keep_float=list(variant.keep_float),
         repaired=variant.repaired,
+        pruning=pruning,
         digest=file_digest(variant.path),
     )

@@ -99,6 +99,10 @@ class _Calibration(msgspec.Struct, frozen=True):
     report_frames: int
 
 
+class _Pruned(msgspec.Struct, frozen=True):
+    words: str = ""
+
+
 class _Step(msgspec.Struct, frozen=True):
     name: str
     digest: str = ""
@@ -125,6 +129,7 @@ class Evidence(msgspec.Struct, frozen=True):
     calibration: _Calibration | None = None
     machine: list[str] = []
     max_latency_ms: float | None = None
+    pruned: _Pruned | None = None
 
 
 def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
@@ -138,6 +143,8 @@ def lines(raw: bytes, *, layers: bool) -> Iterator[str]:
     yield from (f"assumed    {text}" for text in evidence.assumed)
     if (used := evidence.calibration) is not None:
         yield f"frames     {used.frames} calibrate, {used.report_frames} others judge the hops"
+    if evidence.pruned is not None:
+        yield f"pruning    {evidence.pruned.words}"
     yield from map(_hop, evidence.hops)
     yield from (f"time       {_time(timing)}" for timing in evidence.timings if timing.median_ms is not None)
     yield from map(_race, evidence.races)

@@ -52,19 +52,27 @@ def pruned_into(
     }
 
 
-def restored(folder: Path, model: torch.nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    """The pruned net, from the dense one's code."""
+def restored(
+    folder: Path, model: torch.nn.Module, example: torch.Tensor, *, dynamic_batch: bool = False
+) -> fx.GraphModule:
+    """The pruned net, from the dense one's code. ``dynamic_batch`` as `capture` has it."""
     record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=PruningRecord)
-    pruned = apply(model, example, record)
+    pruned = apply(model, example, record, dynamic_batch=dynamic_batch)
     load(pruned, load_file(folder / _WEIGHTS))
     return pruned
 
 
-def train_in(
-    folder: Path, dense: torch.nn.Module, interface: Interface, how: Training, progress: Callable[[str], None]
+def train_into(
+    folder: Path,
+    before: Path,
+    dense: torch.nn.Module,
+    interface: Interface,
+    how: Training,
+    progress: Callable[[str], None],
 ) -> Trained:
-    """Fine-tunes what `pruned_into` left, and saves the weights that answered best."""
-    pruned = restored(folder, dense, torch.zeros(how.batch, *interface.inputs[0].shape[1:]))
+    """Fine-tunes what `pruned_into` left in ``before``; saves the weights that answered best, and the record."""
+    pruned = restored(before, dense, torch.zeros(how.batch, *interface.inputs[0].shape[1:]))
     trained = Trainer(pruned, dense, interface, how, progress).run()
+    (folder / _RECORD).write_bytes((before / _RECORD).read_bytes())
     save_file(tensors(pruned), folder / _WEIGHTS)
     return trained

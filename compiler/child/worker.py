@@ -19,7 +19,7 @@ from skerry.manifest import Interface
 
 from . import batches, program, serving
 from .export import OPSET, export_reason, to_onnx
-from .prune_files import pruned_into, restored, train_in
+from .prune_files import pruned_into, restored, train_into
 from .reference import reference_job
 from .serving import one_line
 from .timing import runs_of, take_turns
@@ -74,40 +74,39 @@ class Worker:
             batches.check(Path(out), shape, batch, lambda image: self._run(image, outputs))
         return {"opset": OPSET, "ir": int(exported.model.ir_version)}
 
-    def prune(
-        self,
-        *,
-        ratio: float,
-        round_to: int,
-        keep: list[str],
-        graph: dict[str, Any],
-        training: dict[str, Any] | None,
-        interface: str,
-        out: str,
-    ) -> dict[str, Any]:
-        """Prunes, fine-tunes if there is data, and exports: "pruning.json", "weights.safetensors", "model.onnx".
+    def prune(self, *, ratio: float, round_to: int, keep: list[str], graph: dict[str, Any], out: str) -> dict[str, Any]:
+        """Prunes and exports: "pruning.json", "weights.safetensors", "model.onnx".
 
         ``graph`` holds the arguments of `export`, but for its file.
         """
         example = torch.zeros(graph["shape"])
         facts = pruned_into(Path(out), self._model, example, ratio=ratio, round_to=round_to, keep=keep)
-        if "nothing" in facts:
-            return facts
-        if training is not None:
-            how = msgspec.convert(training, Training)
-            view = msgspec.json.decode(Path(interface).read_bytes(), type=Interface)
-            facts["training"] = msgspec.to_builtins(train_in(Path(out), self._model, view, how, self._progress))
+        return facts if "nothing" in facts else facts | self._export_pruned(out, graph)
+
+    def fine_tune(
+        self, *, pruned: str, graph: dict[str, Any], training: dict[str, Any], interface: str, out: str
+    ) -> dict[str, Any]:
+        """Trains what `prune` left in the folder ``pruned``, and exports: the same three files."""
+        how = msgspec.convert(training, Training)
+        view = msgspec.json.decode(Path(interface).read_bytes(), type=Interface)
+        trained = train_into(Path(out), Path(pruned), self._model, view, how, self._progress)
+        return {"training": msgspec.to_builtins(trained)} | self._export_pruned(out, graph)
+
+    def adopt(self, *, folder: str, shape: list[int], batch: list[int] | None = None) -> dict[str, Any]:
+        """Goes on with a net that `prune` or `fine_tune` has left: what follows runs, times and looks into that one."""
+        example = torch.zeros([2, *shape[1:]] if batch else shape)
+        self._model = restored(Path(folder), self._model, example, dynamic_batch=batch is not None)
+        self._exported = None
+        return {}
+
+    def _export_pruned(self, folder: str, graph: dict[str, Any]) -> dict[str, Any]:
+        """Exports what lies in ``folder``, and goes on with the whole net."""
         whole, before = self._model, self._exported
         try:
-            self.adopt(folder=out, shape=graph["shape"])
-            return facts | self.export(**graph, out=str(Path(out) / "model.onnx"))
+            self.adopt(folder=folder, shape=graph["shape"], batch=graph.get("batch"))
+            return self.export(**graph, out=str(Path(folder) / "model.onnx"))
         finally:
             self._model, self._exported = whole, before
-
-    def adopt(self, *, folder: str, shape: list[int]) -> dict[str, Any]:
-        """Goes on with a net that `prune` has left: what follows runs, times and looks into that one."""
-        self._model, self._exported = restored(Path(folder), self._model, torch.zeros(shape)), None
-        return {}
 
     def layers(
         self,

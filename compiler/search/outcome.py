@@ -80,8 +80,15 @@ class Held:
     refusal: str | None
 
 
-def held(variant: str, found: Comparison, budget: Budget) -> Held:
-    """Holds a comparison on the report samples to the budget. A limit that nobody asked for refuses nothing."""
+DENSE = "the dense net"  # what a pruned one is held to
+
+
+def held(variant: str, found: Comparison, budget: Budget, beside: str = "fp32") -> Held:
+    """Holds a comparison on the report samples to the budget. A limit that nobody asked for refuses nothing.
+
+    Args:
+        beside: what it was compared with, in words.
+    """
     verdict = found.judge(budget.aim)
     accuracy = Accuracy(
         variant=variant,
@@ -94,13 +101,13 @@ def held(variant: str, found: Comparison, budget: Budget) -> Held:
         budget=budget.max_drop,
         needs_more=verdict.needs_more,
     )
-    words = _accuracy_words(accuracy, budget.aim)
+    words = _accuracy_words(accuracy, budget.aim, beside)
     return Held(accuracy, words, None if verdict.holds or budget.max_drop is None else words)
 
 
-def _accuracy_words(found: Accuracy, limit: float) -> str:
+def _accuracy_words(found: Accuracy, limit: float, beside: str) -> str:
     said = (
-        f"{found.variant}: {found.metric} {found.value:.2f} % where fp32 has {found.reference:.2f} %, on "
+        f"{found.variant}: {found.metric} {found.value:.2f} % where {beside} has {found.reference:.2f} %, on "
         f"{found.samples:,} samples that the search never saw: a drop of {found.drop:.2f} points, "
         f"{found.drop_at_most:.2f} at most (95 %)"
     )

@@ -51,6 +51,8 @@ class Search:
 
     Args:
         rungs: the whole model, and pruned ones if there are any.
+        against: what accuracy is held to; None for the first rung in fp32. A net that was pruned before the search is
+            held to the dense one, and timed beside itself.
         data: labelled samples, or frames to agree with fp32 on.
         say: hears what is tried and the best so far.
 
@@ -69,6 +71,7 @@ class Search:
     disk: Disk
     say: Callable[[str], None]
     effort: Effort = Effort()
+    against: Subject | None = None
     trials: dict[Trial, Path] = field(default_factory=dict)
     options: list[list[list[Option]]] = field(default_factory=list)
     saved: list[float] = field(default_factory=list)
@@ -115,7 +118,7 @@ class Search:
         return [_as_truth(sample, said, self.interface) for sample, said in zip(self.data, found, strict=True)]
 
     def _compare(self, subject: Subject, model: Path, samples: Sequence[Labelled]) -> Comparison:
-        return self._measure.compare(self.rungs[0], subject, model, samples)
+        return self._measure.compare(self.against or self.rungs[0], subject, model, samples)
 
     # --- which unit minds -----------------------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class Search:
         assert shipped.model is not None  # noqa: S101 - what ships was built
         self.say(f"{self.variant}: {len(self.data.report):,} samples that the search never saw")
         found = self._compare(self.rungs[shipped.rung], shipped.model, self.data.report)
-        held = outcome.held(self.variant, found, self.budget)
+        held = outcome.held(self.variant, found, self.budget, "fp32" if self.against is None else outcome.DENSE)
         if held.accuracy.drop_at_most > self.budget.aim and held.accuracy.needs_more is None:
             return replace(self._float(held.words), accuracy=held.accuracy)
         return replace(shipped, accuracy=held.accuracy, words=(*shipped.words, held.words), refusal=held.refusal)

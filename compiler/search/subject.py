@@ -133,6 +133,11 @@ class OnnxSubject:
         return self.check(model)
 
 
+def whole(model: Path, work: Work, clock: Clock) -> OnnxSubject:
+    """A model in fp32 as it is, with nothing in it to quantize."""
+    return OnnxSubject((), model, lambda _path, _nodes, _draft: None, None, work, clock)
+
+
 def time_in_turn(
     models: Sequence[Path], rounds: int, clock: Clock, on: Sequence[str] | None = None
 ) -> list[list[float]]:

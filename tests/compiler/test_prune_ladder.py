@@ -1,4 +1,4 @@
-"""Rungs of pruned nets: made in the child, fine-tuned, timed in turns; and which of them may be taken."""
+"""Rungs of pruned nets: cut and fine-tuned in the child; and which of them may be taken."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from passes import Passes
 from PIL import Image
 from shell import repository
 
-from compiler.candidate import Candidate, Work, file_digest
+from compiler.candidate import Work, file_digest
+from compiler.climb import concluded, obstacle
+from compiler.evidence import Rung
 from compiler.host import Host
-from compiler.prune import FineTune, Labelled, Ladder, Pruning, Rung, pick
+from compiler.prune import FineTune, Ladder, Picture, Pruning, Schedule
 from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.manifest import FORMAT, Classification, Interface, Preprocess, Tensor
@@ -33,21 +36,37 @@ INTERFACE = Interface(
 )
 
 
-def rung(ratio: float, times: float, at_most: float) -> Rung:
-    return Rung(ratio, Candidate("prune", Path(), "", (), {}), times, at_most)
+def rung(ratio: float, at_most: float, planned: float | None = None) -> Rung:
+    drop = None if planned is None else planned - 1
+    return Rung(
+        ratio=ratio,
+        parameters=(100, 60),
+        macs=(100, 50),
+        times_dense=at_most - 0.02,
+        times_dense_at_most=at_most,
+        bytes=1,
+        drop=drop,
+        planned=planned,
+    )
 
 
-def test_the_least_pruned_rung_that_is_fast_enough_is_taken() -> None:
-    ladder = [rung(0.5, 0.5, 0.55), rung(0.125, 0.9, 0.93), rung(0.25, 0.78, 0.8)]
-    assert [pick(ladder, wanted).ratio for wanted in (1.0, 0.8, 0.6)] == [0.125, 0.25, 0.5]  # type: ignore[union-attr]
-    assert pick(ladder, 0.4) is None
+def test_a_rung_that_is_not_shown_to_be_faster_is_never_taken() -> None:
+    assert "faster beyond doubt" in str(obstacle(rung(0.1, 0.97, planned=-1.0), 0.5))
+    assert obstacle(rung(0.1, 0.96, planned=0.5), 0.5) is None
 
 
-def test_a_rung_that_is_not_shown_to_be_faster_is_never_returned() -> None:
-    assert pick([rung(0.1, 1.02, 1.05), rung(0.2, 0.99, 1.01), rung(0.3, 0.95, 0.98)]) is None
+def test_what_is_planned_to_lose_more_than_the_room_is_not_taken_and_the_figures_are_said() -> None:
+    slow, lossy = rung(0.125, 0.99), rung(0.5, 0.3, planned=2.5)
+
+    said = concluded([slow, lossy], 0.5)
+
+    assert said.startswith("pruning does not pay here, the dense net ships: 12.5% of the channels pruned")
+    assert "0.97 of the dense net's time (0.99 at most); less than 0.97" in said
+    assert "1.50 points on the search's samples, 2.50 planned; at most 2.50 points could be shown" in said
+    assert concluded([], 0.5, ["nothing goes"]).endswith("nothing goes")
 
 
-def pictures(folder: Path, count: int, first: int) -> list[Labelled]:
+def pictures(folder: Path, count: int, first: int) -> list[Picture]:
     """One colour rules each class."""
     folder.mkdir()
     found = []
@@ -58,7 +77,7 @@ def pictures(folder: Path, count: int, first: int) -> list[Labelled]:
             noise[..., channel] += 150
         path = folder / f"{number:03}.png"
         Image.fromarray(noise).save(path)
-        found.append(Labelled(str(path), 0, label, file_digest(path)))
+        found.append(Picture(str(path), 0, label, file_digest(path)))
     return found
 
 
@@ -79,54 +98,53 @@ def open_host(root: Path, said: list[str]) -> Host:
 
 
 @pytest.mark.slow
-def test_rungs_are_made_once_fine_tuned_and_timed(tmp_path: Path, root: Path) -> None:
+def test_rungs_are_made_once_and_fine_tuned_the_same_each_time(tmp_path: Path, root: Path) -> None:
     how = FineTune(
         train=pictures(tmp_path / "train", 64, 0),
         held_out=pictures(tmp_path / "held-out", 24, 1000),
-        epochs=6,
-        batch=16,
-        rate=0.01,
-        distillation=0.0,
+        schedule=Schedule(epochs=6, batch=16, rate=0.01, distillation=0.0),
     )
-    pruning, log, said = Pruning(ratios=(0.25, 0.5), fine_tune=how), Passes(), []
+    pruning, log, said = Pruning(fine_tune=how), Passes(), []
     with open_host(root, said) as host:
         climb = ladder(tmp_path, root, host, pruning, log)
-        first = climb.rung(0.5)
-        dense = climb.work.cached(
-            "export",
-            1,
-            [climb.loaded],
-            GRAPH,
-            lambda folder: host.call("export", **GRAPH, out=str(folder / "model.onnx")),
-        )
-        rungs = climb.climb(dense, 0.2)
-    assert {p.name for p in first.folder.iterdir()} == {
-        "done.json",
-        "model.onnx",
-        "pruning.json",
-        "weights.safetensors",
-    }
+        first = climb.tuned(climb.cut(0.5))
+        assert climb.tuned(climb.cut(0.5)) == first
+    files = {"done.json", "model.onnx", "pruning.json", "weights.safetensors"}
+    assert {p.name for p in first.folder.iterdir()} == files
     trained = first.facts["training"]
     assert trained["scores"][trained["kept"]] == max(trained["scores"]) > 60  # of four classes; random is 25
     before, after = first.facts["parameters"]
     assert after < 0.4 * before
-    assert [r.ratio for r in rungs] == [0.25, 0.5]
-    assert all(0 < r.times_dense <= r.at_most for r in rungs)
-    assert log.ran.count("prune") == 2
-    assert log.resumed.count("prune") == 1
+    assert log.ran.count("prune") == log.ran.count("fine-tune") == 1
+    assert log.resumed.count("prune") == log.resumed.count("fine-tune") == 1
     assert any("fine-tuning, epoch 6" in line for line in said)
     with open_host(root, said) as host:
-        again = ladder(tmp_path / "again", root, host, pruning, log).rung(0.5)
+        climb = ladder(tmp_path / "again", root, host, pruning, log)
+        again = climb.tuned(climb.cut(0.5))
     assert again.digest == first.digest, "the same pictures and epochs give the same weights"
+    assert climb.plan(again).tuning.pictures == how.digest()  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
-def test_without_pictures_nothing_is_trained_and_the_facts_say_so(tmp_path: Path, root: Path) -> None:
+def test_without_pictures_nothing_is_trained(tmp_path: Path, root: Path) -> None:
     with open_host(root, []) as host:
-        made = ladder(tmp_path, root, host, Pruning(), Passes()).rung(0.5)
-        assert made.facts["training"] is None
+        climb = ladder(tmp_path, root, host, Pruning(), Passes())
+        made = climb.cut(0.5)
+        assert climb.tuned(made) is made
+        assert climb.plan(made).tuning is None
         assert json.loads((made / "pruning.json").read_bytes())["format"] == "skerry.pruning/1"
         host.call("adopt", folder=str(made.folder), shape=SHAPE)
-        unmoved = ladder(tmp_path / "none", root, host, Pruning(ratios=(0.01,)), Passes())
-        assert "nothing goes" in unmoved.rung(0.01).facts["nothing"]
-        assert unmoved.climb(made, 0.0) == []
+        assert "nothing goes" in climb.cut(0.01).facts["nothing"]
+
+
+@pytest.mark.slow
+def test_a_pruned_net_takes_a_batch(tmp_path: Path, root: Path) -> None:
+    with open_host(root, []) as host:
+        work = Work(tmp_path / "work", Disk(), SystemClock(), Passes())
+        loaded = work.cached("load", 1, [], {}, lambda _folder: host.load())
+        graph = {**GRAPH, "batch": [1, 4]}
+        made = Ladder(work, host, Disk(), loaded, INTERFACE, graph, Pruning()).cut(0.5)
+        host.call("adopt", folder=str(made.folder), shape=SHAPE, batch=[1, 4])
+    session = onnxruntime.InferenceSession(made / "model.onnx")
+    (scores,) = session.run(None, {"image": np.zeros((3, *SHAPE[1:]), np.float32)})
+    assert scores.shape == (3, 4)
