@@ -52,11 +52,20 @@ class Compiled:
 
 
 def compile_net(
-    name: str, subject: Path, pictures: Path, weights: Path | None, targets: Sequence[str] = TARGETS
+    name: str,
+    subject: Path,
+    pictures: Path,
+    weights: Path | None,
+    targets: Sequence[str] = TARGETS,
+    more: Sequence[str] = (),
 ) -> Compiled:
-    """Compiles a net untuned; a refusal is kept, and forced past, so that it can be measured what was refused."""
+    """Compiles a net; a refusal is kept, and forced past, so that it can be measured what was refused.
+
+    Args:
+        more: options; without any the net is quantized untuned.
+    """
     out = (FOLDER / f"{name}.skb").absolute()
-    arguments = ["--calib", str(pictures), "--work", str((OUT / "work").absolute())]
+    arguments = [*more, "--calib", str(pictures), "--work", str((OUT / "work").absolute())]
     arguments += ["--weights", str(weights)] if weights else []
     for target in targets:
         arguments += ["--target", target]
