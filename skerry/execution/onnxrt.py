@@ -2,7 +2,8 @@
 
 Chosen against its defaults, each for a reason that was measured (onnxruntime issues #10270, #26847; rf-detr #1456):
 spinning off, since idle worker threads that spin steal the cores that decode the next frame; an explicit thread count,
-since the default takes every core for every model; inputs and outputs bound once to buffers of ours.
+since the default takes every core for every model; inputs and outputs bound once to buffers of ours; no layer
+quantized that the file leaves in float (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ PROVIDER = "CPUExecutionProvider"
 BATCH = "batch"  # what a graph calls its first axis if it takes more than one image at a time; here it takes one
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
+# Puts the float weights of a layer between two grids into int8, one scale for all channels (onnxruntime pull requests
+# 24537, 25673). Such a layer is in float because int8 costs too much there, and this costs more: docs/decisions/0018.
+_UNASKED = "WeightBiasQuantization"
 _SILENT = 4  # fatal only: what fails comes back as an exception with the same text
 
 
@@ -31,6 +35,7 @@ def session_options(threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("optimization.disable_specified_optimizers", _UNASKED)
     return options
 
 

@@ -56,9 +56,9 @@ def run(model: onnx.ModelProto, *, literal: bool = True) -> list[np.ndarray]:
     return [dict(probe(frame))[names[0]] for frame in frames()]
 
 
-def fused(model: onnx.ModelProto, folder) -> Counter[str]:
+def fused(model: onnx.ModelProto, folder, options: ort.SessionOptions | None = None) -> Counter[str]:
     """The kernels that ONNX Runtime makes of it."""
-    options = session_options(1)
+    options = options or session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(folder / "fused.onnx")
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -102,6 +102,34 @@ def test_dynamic_int8_fuses_into_one_kernel_a_layer(prepared, tmp_path) -> None:
 
     assert kernels["DynamicQuantizeMatMul"] + kernels["MatMulIntegerToFloat"] == 13
     assert not kernels.keys() & {"MatMulInteger", "Gemm"}
+
+
+def units_between_grids(model: onnx.ModelProto) -> list[tuple[str, ...]]:
+    """Convolutions that read from a grid and write to one, without a residual addition."""
+    units = [unit for unit in fusion_units(model) if unit.kind in ("conv", "depthwise")]
+    adding = {node.name for node in model.graph.node if node.op_type == "Add"}
+    return [unit.nodes for unit in units if not adding.intersection(unit.nodes)]
+
+
+def test_a_layer_that_is_kept_in_float_runs_in_float(prepared, tmp_path) -> None:
+    model = prepared(nets.residual())
+    assert len(units_between_grids(model)) >= 3
+    for kept in units_between_grids(model):
+        made = laid_out(model, keep_float=kept)
+        kernels = fused(made, tmp_path)
+
+        assert (kernels["Conv"] + kernels["FusedConv"], kernels["QLinearConv"]) == (1, 5), kept
+        for literal, as_it_runs in zip(run(made), run(made, literal=False), strict=True):
+            np.testing.assert_allclose(as_it_runs, literal, atol=np.abs(literal).max() / 50)
+
+
+def test_which_onnx_runtime_left_to_itself_does_not_keep(prepared, tmp_path) -> None:
+    """The reason for an option of every session: should this fail, the option has become needless."""
+    model = prepared(nets.residual())
+    kept = units_between_grids(model)[1]
+    kernels = fused(laid_out(model, keep_float=kept), tmp_path, ort.SessionOptions())
+
+    assert (kernels["Conv"], kernels["FusedConv"], kernels["QLinearConv"]) == (0, 0, 6)
 
 
 # Transformers
