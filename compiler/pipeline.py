@@ -204,11 +204,8 @@ class Compilation:
         if batch := self.job.recipe.input.batch:
             yield compare_batches(variant.plan.id, variant.path, reference, batch)
         if graph := self.job.recipe.graph:
-            name, drawn = (
-                f"{variant.plan.id} with its processing in the graph",
-                self._drawn(variant, reference.interface),
-            )
-            backend = variant.plan.backend if variant.here else "onnxrt"
+            name = f"{variant.plan.id} with its processing in the graph"
+            drawn, backend = self._drawn(variant, reference.interface), variant.plan.backend if variant.here else None
             yield ingraph.compare_in_graph(name, reference, variant.path, drawn, graph, self._limits, backend)
 
     def _every_hop(self, offer: Variant, reference: Reference) -> Iterator[Hop]:

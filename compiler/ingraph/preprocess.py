@@ -20,7 +20,7 @@ _ROWS, _COLUMNS = 2, 3  # the axes of planes [N, 3, height, width]
 
 
 def draw_input(
-    d: Drawing, frames: str, interface: Interface, size: tuple[int, int], dtype: int, *, cast_first: bool
+    d: Drawing, frames: str, interface: Interface, size: tuple[int, int], dtype: int, *, tensorrt: bool
 ) -> str:
     """Draws the path from ``frames`` to the input tensor; returns the tensor's name.
 
@@ -28,14 +28,15 @@ def draw_input(
         frames: uint8 [N, height, width, 3], RGB.
         size: height and width of the frames.
         dtype: of the net's input, by ONNX's number.
-        cast_first: no operator but a cast sees 8-bit integers, as TensorRT wants it; else as much as can be is done
-            before the cast makes four bytes of one.
+        tensorrt: as TensorRT wants it: no operator but a cast sees 8-bit integers, and products are convolutions, for
+            on SM 7.5 TensorRT for RTX has no fp32 matrix product. Else as much as can be is done before the cast makes
+            four bytes of one.
     """
     spec, target = interface.preprocess, interface.input_size()
     geometry = Geometry(spec, size, target)
-    pixels = d.add("Cast", frames, to=TensorProto.FLOAT) if cast_first else frames
+    pixels = d.add("Cast", frames, to=TensorProto.FLOAT) if tensorrt else frames
     planes = d.add("Transpose", pixels, perm=[0, 3, 1, 2])
-    planes = _coloured(d, _resized(d, planes, spec, geometry), spec)
+    planes = _coloured(d, _resized(d, planes, spec, geometry, convolve=tensorrt), spec)
     planes = _padded(d, planes, spec, geometry)
     planes = d.add("Round", planes) if dtype == TensorProto.UINT8 else _normalized(d, planes, spec)
     if spec.layout == "nhwc":
@@ -43,7 +44,7 @@ def draw_input(
     return planes if dtype == TensorProto.FLOAT else d.add("Cast", planes, to=dtype)
 
 
-def _resized(d: Drawing, planes: str, spec: Preprocess, geometry: Geometry) -> str:
+def _resized(d: Drawing, planes: str, spec: Preprocess, geometry: Geometry, *, convolve: bool) -> str:
     """Columns first, then rows; rounded in between only where Pillow does."""
     top, left, height, width = geometry.inside()
     places = slice(top, top + height), slice(left, left + width)
@@ -53,12 +54,12 @@ def _resized(d: Drawing, planes: str, spec: Preprocess, geometry: Geometry) -> s
     )
     for matrix, axis in ((rows, _ROWS), (columns, _COLUMNS)):
         planes = _picked(d, planes, matrix, axis) if _picks(matrix) else _used(d, planes, matrix, axis)
-    planes = d.add("Cast", planes, to=TensorProto.FLOAT)
+    planes, product = d.add("Cast", planes, to=TensorProto.FLOAT), _convolution if convolve else _product
     if not _picks(columns):
-        planes = _product(d, planes, _dense(columns), _COLUMNS)
+        planes = product(d, planes, _dense(columns), _COLUMNS)
         planes = _rounded(d, planes) if spec.antialias or _picks(rows) else planes
     if not _picks(rows):
-        planes = _rounded(d, _product(d, planes, _dense(rows), _ROWS))
+        planes = _rounded(d, product(d, planes, _dense(rows), _ROWS))
     return planes
 
 
@@ -102,6 +103,17 @@ def _product(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
         else:
             parts.append(d.add("MatMul", d.constant(block.weights), source))
     return d.add("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+
+
+def _convolution(d: Drawing, planes: str, matrix: Float, axis: int) -> str:
+    """The same as convolutions of one pixel, with the axis in the place of the channels."""
+    there = [0, axis, 1, 5 - axis]  # of the two axes of a plane, the other one comes last
+    planes, parts = d.add("Transpose", planes, perm=there), []
+    for block in blocks(matrix):
+        source = d.cut(planes, 1, block.source.start, block.source.stop)
+        parts.append(d.add("Conv", source, d.constant(block.weights[:, :, None, None])))
+    made = d.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+    return d.add("Transpose", made, perm=np.argsort(there).tolist())
 
 
 def _rounded(d: Drawing, planes: str) -> str:

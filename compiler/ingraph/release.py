@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler.compare import Hop, Reference, on_backend
+from compiler.compare import Hop, Reference, literally, on_backend
 from compiler.ingraph.difference import Difference
 from compiler.ingraph.suppress import Suppression
 from compiler.ingraph.wrap import Surroundings, surround
@@ -22,7 +22,7 @@ from skerry.manifest import InGraph, Interface, Limits
 
 MAX_BOX_PX = 1.0
 MAX_SCORE = 0.01
-VERSION = 1  # of the pass
+VERSION = 2  # of the pass
 
 
 def of_size(samples: Samples, graph: InGraph | None) -> Samples:
@@ -60,16 +60,18 @@ def write(source: Path, target: Path, interface: Interface, surroundings: Surrou
 
 
 def compare_in_graph(
-    name: str, reference: Reference, plain: Path, drawn: Path, graph: InGraph, limits: Limits, backend: str = "onnxrt"
+    name: str, reference: Reference, plain: Path, drawn: Path, graph: InGraph, limits: Limits, backend: str | None
 ) -> Hop:
     """A model with its processing in the graph against the same model inside the runtime's own.
 
-    The answers are compared on the input that the graph made: an INT8 net may answer one grey level by a box that lies
-    two pixels elsewhere, and that is not the processing's doing. The inputs are compared beside.
+    Both run on their ``backend``, or, where this machine has it not (None), node by node as they stand. The answers
+    are compared on the input that the graph made: an INT8 net may answer one grey level by a box that lies two pixels
+    elsewhere, and that is not the processing's doing. The inputs are compared beside.
     """
     interface, entry = reference.interface, reference.interface.inputs[0]
-    run, prepare, read = on_backend(drawn, backend), make_preprocessor(interface, graph), make_reader(interface, graph)
-    net, usual, decode = on_backend(plain, backend), Preprocessor(interface), make_decoder(interface)
+    run, net = (literally(onnx.load(path)) if backend is None else on_backend(path, backend) for path in (drawn, plain))
+    prepare, read = make_preprocessor(interface, graph), make_reader(interface, graph)
+    usual, decode = Preprocessor(interface), make_decoder(interface)
     (taken,), _ = interface.tensors(graph)
     found, buffer, tensor = Difference(), np.zeros(taken.shape, taken.dtype), np.zeros(entry.shape, entry.dtype)
     for frame in reference.frames:

@@ -118,7 +118,7 @@ def _by_operator(d: Drawing, found: Candidates, post: Detection, floor: np.float
 
 
 def _overlaps(d: Drawing, boxes: str, classes: str, looked: int, threshold: float) -> str:
-    """[N, L, L], 1.0 where the better candidate (row) rules out the worse (column) if it is kept itself."""
+    """[N, L, L], 1.0 where the better candidate (column) rules out the worse (row) if it is kept itself."""
     rows, columns = d.add("Unsqueeze", boxes, d.whole(2)), d.add("Unsqueeze", boxes, d.whole(1))
     low = d.add("Max", d.cut(rows, -1, 0, 2), d.cut(columns, -1, 0, 2))
     high = d.add("Min", d.cut(rows, -1, 2, 4), d.cut(columns, -1, 2, 4))
@@ -130,7 +130,7 @@ def _overlaps(d: Drawing, boxes: str, classes: str, looked: int, threshold: floa
     over = d.add("And", real, d.add("Greater", iou, d.constant(threshold)))
     over = d.add("And", over, d.add("Equal", *(d.add("Unsqueeze", classes, d.whole(axis)) for axis in (2, 1))))
     rank = np.arange(looked)
-    better = d.add("Less", d.constant(rank[:, None], np.int64), d.constant(rank[None, :], np.int64))
+    better = d.add("Less", d.constant(rank[None, :], np.int64), d.constant(rank[:, None], np.int64))
     over = d.add("And", over, better)
     return d.add("Cast", over, to=TensorProto.FLOAT)
 
@@ -142,15 +142,20 @@ def _area(d: Drawing, sides: str) -> str:
 
 
 def _fixed_point(d: Drawing, overlaps: str, valid: str, looked: int) -> str:
-    """[N, L]: 1.0 for whoever is valid and overlapped by no better one that is kept."""
-    half, row = d.constant(0.5), d.add("Unsqueeze", valid, d.whole(1))
+    """[N, L]: 1.0 for whoever is valid and overlapped by no better one that is kept.
+
+    A sum of products, and no matrix product: TensorRT for RTX has none in fp32 on SM 7.5.
+    """
+    half = d.constant(0.5)
     turn, going, keep = (f"{_LOOP}{name}" for name in ("turn", "going", "keep"))
     step = Drawing(_LOOP)
-    free = step.add("Cast", step.add("Less", step.add("MatMul", keep, overlaps), half), to=TensorProto.FLOAT)
-    after = step.add("Mul", free, row)
+    ruling = step.add("Mul", step.add("Unsqueeze", keep, d.whole(1)), overlaps)
+    ruled_out = step.add("ReduceSum", ruling, d.whole(-1), keepdims=0)
+    free = step.add("Cast", step.add("Less", ruled_out, half), to=TensorProto.FLOAT)
+    after = step.add("Mul", free, valid)
     change = step.add("ReduceMax", step.add("Abs", step.add("Sub", after, keep)), keepdims=0)
     go_on = step.add("Greater", change, half)
-    info, shape = helper.make_tensor_value_info, [None, 1, looked]
+    info, shape = helper.make_tensor_value_info, [None, looked]
     inputs = [
         info(turn, TensorProto.INT64, []),
         info(going, TensorProto.BOOL, []),
@@ -159,7 +164,7 @@ def _fixed_point(d: Drawing, overlaps: str, valid: str, looked: int) -> str:
     outputs = [info(go_on, TensorProto.BOOL, []), info(after, TensorProto.FLOAT, shape)]
     body = helper.make_graph(step.nodes, "suppress", inputs, outputs)
     most, yes = d.constant(looked, np.int64), d.constant(1, np.bool_)
-    return d.add("Squeeze", d.add("Loop", most, yes, row, body=body), d.whole(1))
+    return d.add("Loop", most, yes, valid, body=body)
 
 
 def _strong(d: Drawing, scores: str, post: Detection) -> str:

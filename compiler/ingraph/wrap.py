@@ -26,7 +26,7 @@ class Surroundings:
         graph: what a bundle says of it.
         slack: lowers the threshold of detections; a release lowers it by its proof's margin, for the proof lists the
             boxes that nearly are. A reader who wants the threshold itself leaves it at 0.
-        suppression: the form of NMS. The fixed one is TensorRT's, and makes floats of the frames at once for it.
+        suppression: the form of NMS. The fixed one is TensorRT's, and so is then what is drawn before the net.
     """
 
     graph: InGraph
@@ -52,8 +52,8 @@ def surround(model: onnx.ModelProto, interface: Interface, around: Surroundings)
         graph.input.append(net_input)
     else:
         dtype = net_input.type.tensor_type.elem_type
-        cast_first = around.suppression.fixed
-        d.name(draw_input(d, FRAMES, interface, around.graph.frame, dtype, cast_first=cast_first), entry.name)
+        tensorrt = around.suppression.fixed
+        d.name(draw_input(d, FRAMES, interface, around.graph.frame, dtype, tensorrt=tensorrt), entry.name)
         shape = [_batch(net_input), *around.graph.frame, 3]
         graph.input.append(helper.make_tensor_value_info(FRAMES, TensorProto.UINT8, shape))
         graph.output.append(net_input)
