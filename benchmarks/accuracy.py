@@ -100,7 +100,7 @@ def _agreement() -> list[Row]:
     peers = side.variants(net, calibration, transformer=False, vnni=side.has_vnni())
     seen = [*sorted(photos().iterdir()), *_unseen()]
     inputs = side.tensors(net.manifest, [f for f in seen if f.suffix in (".jpg", ".png")], side.FOLDER / "photos.npy")
-    models = {"fp32": str(net.model("fp32")), **{v: str(net.model(v)) for v in net.quantized}, **peers}
+    models = {"fp32": str(net.model("fp32")), **{v: net.runs(v) for v in net.quantized}, **peers}
     out = side.FOLDER.absolute() / "answers.npz"
     side.peer("answer", {"models": models, "inputs": str(inputs), "out": str(out)})
     answers = {name: scores.argmax(1) for name, scores in np.load(out).items()}

@@ -45,6 +45,11 @@ class Compiled:
     def model(self, variant: str) -> Path:
         return self.root / self.manifest.variant(variant).model
 
+    def runs(self, variant: str) -> str:
+        """The variant with its own runtime, as benchmarks/peers.py wants it named."""
+        on_openvino = self.manifest.variant(variant).backend == "openvino"
+        return f"{self.model(variant)}{'@f32' if on_openvino else ''}"
+
     @property
     def quantized(self) -> list[str]:
         """The INT8 variants, if the compiler kept any."""
@@ -91,7 +96,8 @@ def peer(command: str, request: Mapping[str, Any]) -> None:
     """Runs a command of benchmarks/peers.py in its own environment, on one thread."""
     file = FOLDER / f"{Path(request['out']).stem}-{command}.json"
     file.write_text(json.dumps(request))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # OpenVINO and NNCF report to their makers, but not from where CI is set.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CI": "true"}
     subprocess.run(
         [str(venvs.python("peers")), "-m", "benchmarks.peers", command, str(file)],
         check=True,

@@ -22,7 +22,7 @@ from compiler.variants import Variant, Variants
 from skerry.errors import BackendError
 from skerry.manifest import Requires
 
-_RACE_S = 4.0
+_RACE_S = 6.0
 _EXTRAS = {"openvino": "OpenVINO is not installed here (pip install 'skerry[openvino]')"}
 
 
