@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 
 from compiler.compare import module_path
 from compiler.evidence import Layer
+from compiler.layers_openvino import real_on_openvino
 from compiler.onnxfile import Probe, float_values
 from skerry.execution.onnxrt import PROVIDER, session_options
 from skerry.execution.parity import Noise
@@ -245,8 +246,6 @@ def _goes_to_grid(readers: Mapping[str, onnx.NodeProto], node: onnx.NodeProto) -
 def real_here(path: Path, backend: str) -> dict[str, str]:
     """The precision that a backend computes each node in on this machine, by the node's first output."""
     if backend == "openvino":
-        from compiler.layers_openvino import real_on_openvino  # noqa: PLC0415 - its library is an extra
-
         return real_on_openvino(path)
     return real_precisions(onnx.load(path), built_by_onnxruntime(path))
 

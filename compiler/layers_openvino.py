@@ -10,13 +10,13 @@ from pathlib import Path
 
 import onnx
 
-from skerry.execution.openvino import OpenvinoBackend
-
 _PRECISIONS = {"u8": "int8", "i8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
 def real_on_openvino(path: Path) -> dict[str, str]:
     """The precision of the kernel that computes each node, by the node's first output. What is nowhere is left out."""
+    from skerry.execution.openvino import OpenvinoBackend  # noqa: PLC0415 - its library is an extra
+
     backend = OpenvinoBackend(path, threads=1)
     try:
         return by_output(onnx.load(path), backend.kernels())

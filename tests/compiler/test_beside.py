@@ -1,4 +1,4 @@
-"""Offers: a variant's file on another runtime ships where it is measured faster; a compilation minds nothing else."""
+"""Offers: a variant's file on another runtime ships where it is measured faster, and ends nothing where it is not."""
 
 from __future__ import annotations
 

