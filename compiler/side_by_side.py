@@ -16,7 +16,7 @@ from compiler import footage
 from compiler.comparison import Comparison, Side, compare, pick
 from compiler.contest import Compared
 from compiler.unpacked import check_comparable, open_for_running
-from compiler.verdicts import apart, verdicts
+from compiler.verdicts import apart, bytes_in_words, verdicts
 from skerry.errors import UsageError
 from skerry.execution.device import this_device
 from skerry.execution.parity import CLEAN_DB
@@ -99,8 +99,13 @@ def rows(found: Comparison) -> Iterator[tuple[str, str, str, str]]:
     yield "own proof", _proof(a), _proof(b), ""
     times = f"{ratio.value:.2f} x ({ratio.low:.2f} to {ratio.high:.2f})"
     yield "a frame", f"{a.median_ms:.2f} ms", f"{b.median_ms:.2f} ms", times
-    yield "variant's size", _size(a.bytes), _size(b.bytes), f"{b.bytes / a.bytes:.2f} x"
-    yield "bundle's size", _size(a.bundle_bytes), _size(b.bundle_bytes), f"{b.bundle_bytes / a.bundle_bytes:.2f} x"
+    yield "variant's size", bytes_in_words(a.bytes), bytes_in_words(b.bytes), f"{b.bytes / a.bytes:.2f} x"
+    yield (
+        "bundle's size",
+        bytes_in_words(a.bundle_bytes),
+        bytes_in_words(b.bundle_bytes),
+        f"{b.bundle_bytes / a.bundle_bytes:.2f} x",
+    )
 
 
 def _release(a: Side, b: Side) -> str:
@@ -117,10 +122,6 @@ def _proof(side: Side) -> str:
 
 def _variant(side: Side) -> str:
     return f"{side.variant}, {side.precision} on {side.backend}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def layer_lines(found: Compared | None, why: str | None, *, every: bool) -> Iterator[str]:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from compiler.accuracy import Difference
 from compiler.comparison import Agreed, Comparison, Side
+from compiler.statistics import Interval
 from skerry.execution.parity import CLEAN_DB
 
-_BUSY = 0.8  # of the time a processor is to be had: with less, milliseconds speak of the machine
+# The share of the time in which a processor is to be had. With less than the first, the interval may be the machine's
+# doing; with less than the second it is: one of two equal models was "0.68 to 0.89 of the other's time".
+_BUSY, _TOO_BUSY = 0.8, 0.5
 
 
 def verdicts(found: Comparison) -> Iterator[str]:
@@ -55,19 +58,13 @@ def _answers(found: Agreed) -> str:
 
 
 def _latency(found: Comparison) -> str:
-    return f"{_times(found)}{_busy(found)}"
+    busy = f"this machine was busy, {found.had_processor:.0%} of a processor was to be had: repeat it when it is idle"
+    if found.had_processor < _TOO_BUSY:
+        return f"nothing can be said: {busy}"
+    return _times(found.time_ratio) + (f" ({busy})" if found.had_processor < _BUSY else "")
 
 
-def _busy(found: Comparison) -> str:
-    if found.had_processor >= _BUSY:
-        return ""
-    return (
-        f" (this machine was busy: {found.had_processor:.0%} of a processor was to be had; repeat it when it is idle)"
-    )
-
-
-def _times(found: Comparison) -> str:
-    ratio = found.time_ratio
+def _times(ratio: Interval) -> str:
     span = f"{ratio.low:.2f} to {ratio.high:.2f} of a's time"
     if ratio.high < 1:
         return f"b is faster: it takes {span}"
@@ -80,7 +77,12 @@ def _size(found: Comparison) -> str:
     a, b = found.a.bytes, found.b.bytes
     if a == b:
         return "as large"
-    return f"b's variant is {abs(b - a) / 1e6:.2f} MB {'smaller' if b < a else 'larger'} ({b / a:.2f} of a's)"
+    return f"b's variant is {bytes_in_words(abs(b - a))} {'smaller' if b < a else 'larger'} ({b / a:.2f} of a's)"
+
+
+def bytes_in_words(count: int) -> str:
+    """Megabytes, or kilobytes of little."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _proofs(found: Comparison) -> Iterator[tuple[str, str]]:

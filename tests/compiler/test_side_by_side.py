@@ -403,10 +403,19 @@ def test_latency_is_judged_no_farther_than_its_interval(ratio: Interval, says: s
     assert verdict("latency", time_ratio=ratio) == [says]
 
 
-def test_a_busy_machine_is_told_of() -> None:
-    (said,) = verdict("latency", had_processor=0.3)
+def test_a_busy_machine_is_told_of_and_one_that_is_too_busy_tells_nothing() -> None:
+    (some,), (most,) = verdict("latency", had_processor=0.7), verdict("latency", had_processor=0.3)
 
-    assert "busy: 30% of a processor was to be had" in said
+    assert some.startswith("b is faster")
+    assert "busy, 70% of a processor was to be had" in some
+    assert most.startswith("nothing can be said: this machine was busy, 30%")
+
+
+def test_sizes_are_told_in_units_that_show_them() -> None:
+    larger = msgspec.structs.replace(a_comparison().b, bytes=4_003_000)
+
+    assert verdict("size") == ["as large"]
+    assert verdict("size", b=larger) == ["b's variant is 3.0 kB larger (1.00 of a's)"]
 
 
 def test_whoever_would_be_refused_by_a_device_is_named() -> None:
