@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler import statistics
+from compiler import bootstrap, statistics
 from compiler.annotations import Box
 from compiler.dataset import Labelled
 from compiler.samples import Sample
@@ -77,7 +77,7 @@ class Comparison:
     def judge(self, budget: float) -> Verdict:
         """Holds the drop's upper bound to a budget in points."""
         if self.lost is None or self.won is None:
-            return statistics.judge_bootstrap(self.drop, budget)
+            return bootstrap.judge_bootstrap(self.drop, budget)
         return statistics.judge_drop(self.drop, self.lost, self.won, budget)
 
     def planned(self, samples: int) -> float:
@@ -238,18 +238,18 @@ def _compare_boxes(samples: Sequence[Labelled], reference: Answers, model: Answe
         metric="AP50",
         reference=ap50(base, every),
         value=ap50(ours, every),
-        drop=statistics.bootstrap_drop(lambda weights: ap50(base, weights) - ap50(ours, weights), len(samples)),
+        drop=bootstrap.bootstrap_drop(lambda weights: ap50(base, weights) - ap50(ours, weights), len(samples)),
     )
 
 
 def _boxes_apart(samples: Sequence[Labelled], a: Answers, b: Answers) -> Difference:
     one, other, every = match(samples, a), match(samples, b), np.ones(len(samples))
-    points = statistics.bootstrap_interval(lambda weights: ap50(other, weights) - ap50(one, weights), len(samples))
+    points = bootstrap.bootstrap_interval(lambda weights: ap50(other, weights) - ap50(one, weights), len(samples))
     return Difference(
         metric="AP50",
         samples=len(samples),
         a=ap50(one, every),
         b=ap50(other, every),
         points=points,
-        needs_more=statistics.bootstrap_needs(points, len(samples)),
+        needs_more=bootstrap.bootstrap_needs(points, len(samples)),
     )

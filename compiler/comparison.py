@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from compiler import accuracy, contest
 from compiler.accuracy import Answers, Difference
-from compiler.contest import Asked, Compared, Timed
+from compiler.common_layers import Compared
+from compiler.contest import Asked, Timed
 from compiler.footage import Footage
 from compiler.statistics import Interval, median_interval, share_interval
-from compiler.unpacked import Opened
+from compiler.unpacked import Opened, differences
 from skerry.errors import BackendError
 from skerry.execution.parity import Agreement, Noise, agree
 from skerry.manifest import Detection, Manifest
@@ -148,7 +149,7 @@ def compare(a: Picked, b: Picked, footage: Footage, scratch: Path, say: Say) -> 
         b=sides[1],
         frames=len(footage.samples),
         found=footage.found,
-        differ=list(_differ(a, b)),
+        differ=list(differences((a.bundle, a.variant), (b.bundle, b.variant))),
         agreed=_agreed(a.bundle.manifest, *said),
         time_ratio=median_interval([y / x for x, y in zip(a.times_ms, b.times_ms, strict=True)]),
         rounds=len(a.times_ms),
@@ -249,26 +250,6 @@ def _proof(picked: Picked) -> tuple[ProofReport | None, str | None]:
         return contest.run(job, ProofReport, picked.bundle.who(picked.variant)), None
     except BackendError as exc:
         return None, str(exc)
-
-
-def _differ(a: Picked, b: Picked) -> Iterator[str]:
-    """What a device would do otherwise, besides running another graph."""
-    one, other = a.bundle.manifest, b.bundle.manifest
-    for what in ("preprocess", "postprocess"):
-        before, after = (msgspec.to_builtins(getattr(manifest, what)) for manifest in (one, other))
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                yield f"{what} {key}: {_word(before.get(key))} → {_word(after.get(key))}"
-    shapes = ["x".join(map(str, manifest.inputs[0].shape)) for manifest in (one, other)]
-    if shapes[0] != shapes[1]:
-        yield f"input: {shapes[0]} → {shapes[1]}"
-    graphs = [p.bundle.manifest.variant(p.variant).graph for p in (a, b)]
-    if graphs[0] != graphs[1]:
-        yield f"done in the graph: {_word(msgspec.to_builtins(graphs[0]))} → {_word(msgspec.to_builtins(graphs[1]))}"
-
-
-def _word(value: object) -> str:
-    return "nothing" if value is None else str(value)
 
 
 # --- layer by layer ------------------------------------------------------------------------------------------------

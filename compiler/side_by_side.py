@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compiler import footage
+from compiler.common_layers import Compared
 from compiler.comparison import Comparison, Side, compare, pick
-from compiler.contest import Compared
 from compiler.unpacked import check_comparable, open_for_running
 from compiler.verdicts import apart, bytes_in_words, verdicts
 from skerry.errors import UsageError

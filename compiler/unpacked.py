@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from compiler.contest import Entry
 from skerry import archive
@@ -101,3 +103,23 @@ def check_comparable(a: Opened, b: Opened) -> None:
             f"{a.path.name} knows {len(one.labels)} labels, {b.path.name} {len(other.labels)}, and not the same: "
             f"{', '.join(sorted(differ)[:5])}; compare models of the same task"
         )
+
+
+def differences(a: tuple[Opened, str], b: tuple[Opened, str]) -> Iterator[str]:
+    """What a device would do otherwise with a variant of b than with one of a, besides running another model."""
+    one, other = a[0].manifest, b[0].manifest
+    for what in ("preprocess", "postprocess"):
+        before, after = (msgspec.to_builtins(getattr(manifest, what)) for manifest in (one, other))
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield f"{what} {key}: {_word(before.get(key))} → {_word(after.get(key))}"
+    shapes = ["x".join(map(str, manifest.inputs[0].shape)) for manifest in (one, other)]
+    if shapes[0] != shapes[1]:
+        yield f"input: {shapes[0]} → {shapes[1]}"
+    graphs = [msgspec.to_builtins(bundle.manifest.variant(variant).graph) for bundle, variant in (a, b)]
+    if graphs[0] != graphs[1]:
+        yield f"done in the graph: {_word(graphs[0])} → {_word(graphs[1])}"
+
+
+def _word(value: object) -> str:
+    return "nothing" if value is None else str(value)

@@ -13,10 +13,10 @@ from PIL import Image
 from compiler import accuracy, compare, dataset
 from compiler.accuracy import Comparison, Found, ap50, match
 from compiler.annotations import Box
+from compiler.bootstrap import bootstrap_drop
 from compiler.dataset import Labelled
 from compiler.onnxfile import Probe
 from compiler.samples import Sample
-from compiler.statistics import bootstrap_drop
 from skerry.wire import Answer
 
 NOWHERE = Sample("/nowhere.png", 0, "0" * 64)

@@ -19,8 +19,8 @@ from shell import Shell
 
 from compiler import side_by_side
 from compiler.accuracy import Difference
+from compiler.common_layers import Compared, Value
 from compiler.comparison import Agreed, Comparison, Side
-from compiler.contest import Compared, Value
 from compiler.ingraph.wrap import Surroundings, surround
 from compiler.statistics import Interval
 from compiler.verdicts import apart, verdicts
