@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def complete(values: Values, file: Path, shape: list[int] | None) -> None:
     if not isinstance(entry, dict) or not (wanted is None or _is_shape(wanted)):
         return  # the recipe's schema says it better
     if file.suffix == ".pt2":
-        entry["shape"] = wanted or _program_shape(file)
+        entry["shape"] = foreign_entry.bind(program.describe(file).entry, wanted, file.name)
         return
     model = foreign_read.parse(file)
     entry["shape"] = foreign_entry.bind(foreign_entry.entry(model, file.name), wanted, file.name)
@@ -61,15 +62,6 @@ def complete(values: Values, file: Path, shape: list[int] | None) -> None:
 
 def _is_shape(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(size, int) and size > 0 for size in value)
-
-
-def _program_shape(file: Path) -> list[int]:
-    sizes = program.describe(file).shape
-    known = [1 if index == 0 and size is None else size for index, size in enumerate(sizes)]
-    if any(size is None for size in known):
-        said = "x".join("?" if size is None else str(size) for size in known)
-        raise UsageError(f"{file.name} takes an input of {said}; say its size with --input, or in the recipe")
-    return [size for size in known if size is not None]
 
 
 def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
@@ -83,12 +75,8 @@ def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
         "model": {KINDS[file.suffix]: file.name},
     }
     complete(values, file, shape)
-    outputs, dtype, activation = _ends(file)
-    if len(outputs) != 1:
-        raise UsageError(
-            f"{file.name} gives {len(outputs)} outputs; a recipe.toml beside it has to say what they mean, and what "
-            "the image is made into (see docs/sources.md)"
-        )
+    exits, dtype, activation = _ends(file)
+    _check_scores(exits, file)
     size = values["input"]["shape"]
     values["model"]["outputs"] = ["scores"]
     values["preprocess"], said = _preprocess(size, dtype, file)
@@ -97,6 +85,20 @@ def guess(file: Path, shape: list[int] | None) -> tuple[Values, list[str]]:
     kind = "gray" if values["preprocess"]["color"] == "gray" else "RGB"
     shown = f"{'x'.join(map(str, size))} ({values['preprocess']['layout']})"
     return values, [f"no recipe.toml beside {file.name}: a classifier of {kind} images, input {shown}; {ends}", said]
+
+
+def _check_scores(exits: Sequence[foreign_entry.Value], file: Path) -> None:
+    """Holds the outputs to what a classifier gives: one tensor of floats."""
+    if len(exits) != 1:
+        raise UsageError(
+            f"{file.name} gives {len(exits)} outputs ({', '.join(value.name for value in exits[:6])}); a recipe.toml "
+            "beside it has to say what they mean, and what the image is made into (see docs/sources.md)"
+        )
+    if "float" not in exits[0].dtype:
+        raise UsageError(
+            f"{file.name} gives {exits[0].name!r} as {exits[0].dtype}, which are no scores; export the model without "
+            "the ArgMax or rounding at its end, or say in a recipe.toml beside it what it gives"
+        )
 
 
 def _preprocess(shape: list[int], dtype: str, file: Path) -> tuple[Values, str]:
@@ -114,14 +116,14 @@ def _preprocess(shape: list[int], dtype: str, file: Path) -> tuple[Values, str]:
     return values, f"pre-processing: shorter side to {short}, centre crop, {pixels}"
 
 
-def _ends(file: Path) -> tuple[list[str], str, str]:
-    """The outputs' names, the input's type, and the activation that the scores still need."""
+def _ends(file: Path) -> tuple[list[foreign_entry.Value], str, str]:
+    """The outputs, the input's type, and the activation that the scores still need."""
     if file.suffix == ".pt2":
-        return [f"output_{i}" for i in range(program.describe(file).outputs)], "float32", "softmax"
+        return program.describe(file).exits, "float32", "softmax"
     model = foreign_read.parse(file)
-    outputs = [value.name for value in model.graph.output]
-    last = next((node.op_type for node in reversed(model.graph.node) if outputs and outputs[0] in node.output), "")
-    return outputs, foreign_entry.entry(model, file.name).dtype, "none" if last in _ACTIVATED else "softmax"
+    exits = foreign_entry.exits(model, file.name)
+    last = next((node.op_type for node in reversed(model.graph.node) if exits[0].name in node.output), "")
+    return exits, foreign_entry.entry(model, file.name).dtype, "none" if last in _ACTIVATED else "softmax"
 
 
 def _layout(shape: list[int], file: Path) -> tuple[str, str, tuple[int, int]]:

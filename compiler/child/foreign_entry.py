@@ -17,6 +17,8 @@ _FLOATS: dict[int, str] = {
 _TAKEN: dict[int, str] = {**_FLOATS, TensorProto.UINT8: "uint8"}
 _GIVEN: dict[int, str] = {**_FLOATS, TensorProto.INT64: "int64", TensorProto.UINT8: "uint8", TensorProto.INT32: "int32"}
 
+ONE_IMAGE = "expected one image: export the model with everything else as a constant in it"
+
 # An axis: its size, the name of an open one, or nothing known about it.
 Dims = list[int | str | None]
 
@@ -40,7 +42,7 @@ def entry(model: ModelProto, name: str) -> Value:
     inputs = [value for value in model.graph.input if value.name not in held]
     if len(inputs) != 1:
         found = ", ".join(value.name for value in inputs[:6]) or "none"
-        raise CompileError(f"{name} takes {len(inputs)} inputs ({found}); expected one image")
+        raise CompileError(f"{name} takes {len(inputs)} inputs ({found}); {ONE_IMAGE}")
     return _value(inputs[0], _TAKEN, name)
 
 
@@ -63,7 +65,7 @@ def bind(value: Value, wanted: Sequence[int] | None, name: str) -> list[int]:
         raise UsageError(f"{name} does not say the size of {value.name!r}; give it: --input 1x3x224x224")
     dims: Dims = [None] * len(wanted or []) if value.dims is None else list(value.dims)
     if len(dims) != 4:
-        raise CompileError(f"{name}: input {value.name!r} is {_words(dims)}; expected an image with four axes")
+        raise CompileError(f"{name}: input {value.name!r} is {_words(dims)}; expected one image, 1xCxHxW or 1xHxWxC")
     if isinstance(dims[0], int) and dims[0] != 1:
         raise CompileError(
             f"{name} is made for a batch of {dims[0]}; export it with batch 1, or with a batch that may vary"
@@ -83,10 +85,17 @@ def bind(value: Value, wanted: Sequence[int] | None, name: str) -> list[int]:
 
 
 def _value(info: ValueInfoProto, types: dict[int, str], name: str) -> Value:
+    if not info.type.HasField("tensor_type"):
+        kind = (info.type.WhichOneof("value") or "nothing").removesuffix("_type")
+        raise CompileError(
+            f"{name}: {info.name!r} is a {kind}; expected a tensor: export a model that takes and gives tensors alone"
+        )
     tensor = info.type.tensor_type
-    if not info.type.HasField("tensor_type") or tensor.elem_type not in types:
-        kind = TensorProto.DataType.Name(tensor.elem_type).lower() if info.type.HasField("tensor_type") else "no tensor"
-        raise CompileError(f"{name}: {info.name!r} is {kind}; expected {', '.join(types.values())}")
+    if tensor.elem_type not in types:
+        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise CompileError(
+            f"{name}: {info.name!r} is {kind}; expected {', '.join(types.values())}: cast it inside the model"
+        )
     dims = [_dim(d) for d in tensor.shape.dim] if tensor.HasField("shape") else None
     return Value(info.name, types[tensor.elem_type], dims)
 
@@ -97,4 +106,4 @@ def _dim(dim: object) -> int | str | None:
 
 
 def _words(dims: Sequence[int | str | None]) -> str:
-    return "x".join("?" if d is None else str(d) for d in dims) or "a scalar"
+    return "x".join(str(d) if isinstance(d, int) else "?" for d in dims) or "a scalar"

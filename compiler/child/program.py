@@ -20,6 +20,8 @@ from typing import Any
 
 from skerry.errors import CompileError, FormatError
 
+from .foreign_entry import ONE_IMAGE, Value
+
 _MAX_BYTES = 16 << 30
 _MAX_JSON = 256 << 20
 _GRAPH = "models/model.json"
@@ -54,15 +56,18 @@ _EXPRESSION = (
     ast.unaryop, ast.Compare, ast.cmpop,
 )  # fmt: skip
 
+# torch's numbers for types in these files.
+_TYPES = {1: "uint8", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64", 12: "bool", 13: "bfloat16"}
+
 Json = Any
 
 
 @dataclass(frozen=True)
 class Program:
-    """What a program says of itself: its one input's size (None: may vary), and how many tensors it gives back."""
+    """What a program says of itself: its one input, and what it gives back."""
 
-    shape: list[int | None]
-    outputs: int
+    entry: Value
+    exits: list[Value]
 
 
 def describe(path: Path) -> Program:
@@ -228,7 +233,17 @@ def _signature(graph: Json, of: str) -> Program:
     specs, values = graph["signature"]["input_specs"], graph["graph"]["tensor_values"]
     entries = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
     if len(entries) != 1 or "as_tensor" not in entries[0]:
-        raise CompileError(f"{of} takes {len(entries)} inputs; expected one image")
-    sizes = values[entries[0]["as_tensor"]["name"]]["sizes"]
-    outputs = [spec for spec in graph["signature"]["output_specs"] if "user_output" in spec]
-    return Program([size.get("as_int") for size in sizes], len(outputs))
+        raise CompileError(f"{of} takes {len(entries)} inputs; {ONE_IMAGE}")
+    entry = _value(entries[0], values)
+    if entry.dtype != "float32":
+        raise CompileError(f"{of}: {entry.name!r} is {entry.dtype}; expected float32: cast it inside the model")
+    outputs = [spec["user_output"]["arg"] for spec in graph["signature"]["output_specs"] if "user_output" in spec]
+    return Program(entry, [_value(output, values) for output in outputs])
+
+
+def _value(argument: Json, values: Json) -> Value:
+    if "as_tensor" not in argument:
+        return Value(next(iter(argument)).removeprefix("as_"), "no tensor", [])
+    name = argument["as_tensor"]["name"]
+    sizes = [size.get("as_int") for size in values[name]["sizes"]]
+    return Value(name, _TYPES.get(values[name]["dtype"], "of another type"), sizes)

@@ -168,10 +168,19 @@ REFUSED = {
         SkerryError,
         "'image' is int64; expected float32",
     ),
+    "a sequence": (
+        lambda: middle(
+            node("SplitToSequence", ["c"], ["parts"], axis=1),
+            node("Relu", ["c"], ["r"]),
+            outputs=[helper.make_tensor_sequence_value_info("parts", FLOAT, None)],
+        ),
+        CompileError,
+        "'parts' is a sequence; expected a tensor",
+    ),
     "three axes": (
         lambda: plain(image=value("image", shape=[3, 8, 8])),
         SkerryError,
-        "is 3x8x8; expected an image with four axes",
+        "is 3x8x8; expected one image, 1xCxHxW or 1xHxWxC",
     ),
     "a batch of four": (
         lambda: plain(image=value("image", shape=[4, 3, 8, 8])),

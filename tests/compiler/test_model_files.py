@@ -6,7 +6,7 @@ import hashlib
 
 import onnx
 import pytest
-from graphs import CONV, HEAD, UINT8, conv, graph, head, node, plain, value
+from graphs import CONV, HEAD, INT64, UINT8, conv, graph, head, node, plain, value
 
 from compiler import foreign, recipe
 from compiler.recipe import Overrides
@@ -85,12 +85,16 @@ def test_the_layout_and_the_colours_are_read_off_the_input(model, layout, color,
     [
         (
             graph([conv(), node("Relu", ["c"], ["r"])], CONV, outputs=[value("c"), value("r")]),
-            "gives 2 outputs; a recipe.toml",
+            "gives 2 outputs (c, r); a recipe.toml",
         ),
         (sized(1, 5, 8, 8), "which is no image of 1 or 3 colours"),
         (
             sized("n", 3, "h", 8),
-            "leaves the size of 'image' open: 1x3xhx8; say it with --input, for example --input 1x3x224x8",
+            "leaves the size of 'image' open: 1x3x?x8; say it with --input, for example --input 1x3x224x8",
+        ),
+        (
+            graph([conv(), node("ArgMax", ["c"], ["label"], axis=1)], CONV, outputs=[value("label", INT64)]),
+            "gives 'label' as int64, which are no scores",
         ),
         (plain(image=value("image")), "does not say the size of 'image'"),
     ],

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from compiler.child import program
+from compiler.child.foreign_entry import Value
 from skerry.errors import CompileError, FormatError, SkerryError
 
 pytestmark = pytest.mark.slow  # exports with torch
@@ -39,6 +40,14 @@ def saved(tmp_path_factory):
     varies = ({0: torch.export.Dim("batch", min=1, max=8)},)
     torch.export.save(torch.export.export(Net().eval(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=varies), path)
     return path
+
+
+def test_an_image_in_another_precision_is_refused_before_torch_sees_it(tmp_path):
+    exported = torch.export.export(torch.nn.ReLU().eval(), (torch.zeros(1, 3, 8, 8, dtype=torch.float16),))
+    torch.export.save(exported, tmp_path / "half.pt2")
+
+    with pytest.raises(CompileError, match="'input' is float16; expected float32"):
+        program.describe(tmp_path / "half.pt2")
 
 
 @pytest.fixture
@@ -83,7 +92,9 @@ SAMPLES = "data/sample_inputs/model.pt"
 
 
 def test_a_program_says_what_goes_in_and_how_much_comes_out(saved):
-    assert program.describe(saved) == program.Program([None, 3, 8, 8], 1)
+    assert program.describe(saved) == program.Program(
+        Value("x", "float32", [None, 3, 8, 8]), [Value("reshape", "float32", [None, 4])]
+    )
 
 
 def test_what_is_loaded_computes_what_was_saved(saved, tmp_path):
