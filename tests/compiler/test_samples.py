@@ -185,8 +185,7 @@ def test_every_damaged_photo_is_named_before_any_work(tmp_path):
     for number, photo in enumerate(photos):
         Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(photo)
     samples.check_readable(samples.collect([tmp_path]))
-    whole = photos[3].read_bytes()
-    photos[3].write_bytes(whole[: len(whole) // 2])
+    write_broken(photos[3], "half")
     for photo in photos[5:11]:
         photo.write_text(f"no photo: {photo.name}")
 
