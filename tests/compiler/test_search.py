@@ -185,6 +185,7 @@ def test_every_point_was_built_and_measured_and_one_is_chosen(bench: Bench) -> N
     assert {trial.keep for trial in search.trials} <= set(subject.built)
     assert frozenset() in {trial.keep for trial in search.trials}  # what a user would get without a search
     best = front(list(search.trials))
+    assert len(best) > 1
     assert all(a.cost < b.cost and a.drop > b.drop for a, b in itertools.pairwise(best))
 
 
@@ -336,7 +337,7 @@ def test_what_this_machine_cannot_run_is_searched_by_its_answers_and_not_timed(b
     assert "destroyed" in found.keep_float
     assert "slowed" not in found.keep_float  # nobody could know
     assert found.time is None
-    assert all(point.times_fp32 is None for point in found.points)
+    assert {point.times_fp32 for point in found.points} == {None}
     assert "not timed, this machine cannot run it" in found.words[0]
 
 
