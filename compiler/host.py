@@ -99,7 +99,7 @@ class Host:
     def _start(self) -> subprocess.Popen[bytes]:
         read, write = os.pipe()
         self._process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, str(_SCRIPT), str(self._root.resolve()), str(write), self._worker],
+            [sys.executable, str(_SCRIPT), str(self._root.resolve()), str(write), self._worker, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=self._said,
             stderr=subprocess.STDOUT,
