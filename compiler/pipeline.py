@@ -23,6 +23,7 @@ from compiler.beside import Offers
 from compiler.candidate import Candidate, Work, tool_versions
 from compiler.climb import Found
 from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
+from compiler.dataset import Dataset, Labelled
 from compiler.evidence import Calibration, Evidence, Layer, Race, Repair, Timing
 from compiler.host import Host
 from compiler.ingraph import release as ingraph
@@ -39,7 +40,7 @@ from compiler.report import render_html
 from compiler.tables import DENSE
 from compiler.target import VariantPlan
 from compiler.tensorrt import lower
-from compiler.variants import Variant, Variants, decision
+from compiler.variants import Variant, Variants, decision, latencies_not_held
 from skerry.clock import Clock
 from skerry.disk import Disk
 from skerry.errors import BudgetError, CalibrationError, CompileError, ParityError
@@ -76,15 +77,15 @@ class Compilation:
         self.job = replace(self.job, samples=ingraph.of_size(self.job.samples, self.job.recipe.graph))
         self._check_calibration()
         self._check_plan()
+        latencies_not_held(self.job)
         loaded = self._passes.load()
         interface = interface_of(self.job, loaded.facts)
+        data, counted = self._labelled(interface)  # whatever is wrong with it is said before the work
         reference = self._reference(loaded, interface)
         self._proof_frames(reference)  # what gives no proof is refused now, and not after hours of searching
         self._hold(compare.compare_preprocessing(reference, self._limits))
         dense = self._passes.export(loaded)
         self._compare_export(dense, reference, self.host.reference)
-        counted = [] if self.job.labelled is None else dataset.read(self.job.labelled, interface)
-        data = dataset.split(counted, self._taken()) if self.job.labelled is not None else None
         self.pruned = pruned.found(self._passes, loaded, dense / MODEL, interface, counted, data, self.clock)
         exported = self.pruned.model or dense
         if exported is not dense:
@@ -108,6 +109,13 @@ class Compilation:
     def _taken(self) -> set[str]:
         """Digests of the frames that calibrate or judge parity: what is chosen has seen those."""
         return {sample.digest for sample in [*self.job.samples.calibration, *self.job.samples.report]}
+
+    def _labelled(self, interface: Interface) -> tuple[Dataset | None, list[Labelled]]:
+        """The samples of ``--eval``: split, and all. Raises `DatasetError`."""
+        if self.job.labelled is None:
+            return None, []
+        counted = dataset.read(self.job.labelled, interface)
+        return dataset.split(counted, self._taken()), counted
 
     def _reference(self, model: Candidate, interface: Interface) -> Reference:
         """What the child's net says to the report frames; ``model`` names that net."""

@@ -18,6 +18,7 @@ from compiler.budget import refused_latencies
 from compiler.candidate import Candidate, file_digest
 from compiler.dataset import Dataset
 from compiler.evidence import Accuracy, Point
+from compiler.job import Job
 from compiler.passes import MODEL, Passes
 from compiler.plan import Decision
 from compiler.search import outcome
@@ -32,6 +33,12 @@ from skerry.clock import Clock
 from skerry.manifest import Interface, Requires
 
 _TIMED_S = 2.0
+
+
+def latencies_not_held(job: Job) -> dict[str, str]:
+    """Why ``--max-latency`` is not held, by variant. Raises `UsageError` if it can be shown for none."""
+    plans = [(plan, requires) for plan, requires in job.plans if plan.beside is None and plan.precision != "fp32"]
+    return refused_latencies(job.budget, {plan.id: job.why_unmeasured(plan, requires) for plan, requires in plans})
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,10 @@ class Variants:
     refusals: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> list[Variant]:
-        """What ships, in the order of the targets. Raises `UsageError` for a latency that nothing can show here."""
+        """What ships, in the order of the targets."""
         job = self.passes.job
         plans = [pair for pair in job.plans if pair[0].beside is None]  # the others: compiler/beside.py
-        away = {p.id: job.why_unmeasured(p, requires) for p, requires in plans if p.precision != "fp32"}
-        for why in refused_latencies(job.budget, away).values():
+        for why in latencies_not_held(job).values():
             self.passes.tell.said(why)
         found: list[Variant] = []
         for plan, requires in sorted(plans, key=lambda pair: job.why_unmeasured(*pair) is not None):

@@ -162,7 +162,9 @@ def looked_at(folder, drawn):
     onnx.save(tiny.model(), folder / "plain.onnx")
     onnx.save(drawn, folder / "drawn.onnx")
     graph = GRAPHS["both"]
-    return compare_in_graph("in the graph", reference, folder / "plain.onnx", folder / "drawn.onnx", graph, Limits(), "onnxrt")
+    return compare_in_graph(
+        "in the graph", reference, folder / "plain.onnx", folder / "drawn.onnx", graph, Limits(), "onnxrt"
+    )
 
 
 def test_the_compiler_holds_a_drawn_graph_to_the_runtime(tmp_path):

@@ -178,7 +178,9 @@ def test_the_compilers_hop_holds_it_and_sees_what_was_drawn_wrong(variant, name,
         around(GRAPH, described(), Limits(), made.backend),
     )
     onnx.save(surround(onnx.load(made.path), wrong, form), tmp_path / "wrong.onnx")
-    hop = compare_in_graph("it", against, made.path, tmp_path / "wrong.onnx", GRAPH, Limits(), "onnxrt" if here else None)
+    hop = compare_in_graph(
+        "it", against, made.path, tmp_path / "wrong.onnx", GRAPH, Limits(), "onnxrt" if here else None
+    )
     assert "have no counterpart" in hop.failed
 
 

@@ -204,3 +204,34 @@ def test_one_command_builds_for_cpus_and_gpus(desk: Desk) -> None:
     assert found["orin-int8"].model.endswith("model.onnx")
     assert any(path.endswith("build.json") for path in found["orin-int8"].files)
     assert {"rtx-sm86-int8", "orin-int8", "int8-dotprod"} <= set(desk.evidence("many.skb")["unmeasured"])
+
+
+def test_samples_that_do_not_fit_are_refused_before_anything_is_built(desk: Desk) -> None:
+    (desk.folder / "wrong" / "purple").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(desk.folder / "wrong" / "purple" / "a.png")
+
+    said = desk.types(f"{COMPILE.format('wide', 'wide')} --eval wrong --max-drop 20 -o x.skb")
+
+    assert "the model knows no class purple" in said.refusal()
+    assert "export" not in said.out
+
+
+def test_a_latency_that_nothing_here_can_show_is_refused_before_the_model_is_loaded(desk: Desk) -> None:
+    command = COMPILE.format("wide", "wide").replace("x86-64", "jetson-orin-nano@jp6.2")
+
+    said = desk.types(f"{command} --max-latency 5ms -o x.skb")
+
+    assert said.code == 2
+    assert "cannot be measured here for any variant" in said.err
+    assert "load" not in said.out
+
+
+def test_a_model_that_is_sure_of_nothing_is_refused_before_anything_is_built(desk: Desk) -> None:
+    (desk.folder / "unsure").mkdir()
+    unsure = NET.replace("self.head.weight[:, out] = torch.eye(3)[out % 3]", "self.head.weight.zero_()")
+    (desk.folder / "unsure" / "net.py").write_text(unsure)
+
+    said = desk.types(f"{COMPILE.format('unsure', 'wide')} -o x.skb")
+
+    assert "the model is sure of nothing" in said.refusal()
+    assert "export" not in said.out
