@@ -60,6 +60,7 @@ def check_model(model: onnx.ModelProto, plan: VariantPlan, requires: Requires) -
 
 def refusals(name: str, target: Target, *, tensorrt: str | None = None) -> list[str]:
     """Why the target cannot have what its variants ask for, each a sentence."""
+    name = name.partition("@")[0]  # its systems are said with each
     plans = [plan for plan in target.variant if plan.backend.startswith("tensorrt")]
     if not plans:
         return []

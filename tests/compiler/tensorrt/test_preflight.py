@@ -85,7 +85,7 @@ ORIN, NX, AGX, THOR = "jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "
         (AGX + "@jp7.2", {}, "10.3.0.30", "from 10.16.2 to below 12, not 10.3.0.30"),
         (THOR + "@jp7.0", {}, "11.4.1", "to below 11"),
         (ORIN + "@jp6.0", {}, None, "has TensorRT 8.6.2 .*, a strongly typed graph needs 10.3; flash a newer JetPack"),
-        (ORIN + "@jp5.1", {}, None, "has TensorRT 8.5.2"),
+        (ORIN + "@jp5.1", {}, None, "^jetson-orin-nano@jp5.1 has TensorRT 8.5.2"),
         ("rtx-sm86", {}, "1.6.0", "runs TensorRT from 1.7 to below 1.8, not 1.6.0"),
         # the other TensorRT, the other layout
         (
