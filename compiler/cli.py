@@ -170,6 +170,8 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or Path(f"{source.recipe.name}-{source.recipe.version}.skb")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"{out.parent} is not a folder; the bundle cannot be written there")
+    if not os.access(out.resolve().parent, os.W_OK):
+        raise UsageError(f"{out.parent} cannot be written to; name another place with -o")
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name the bundle's file with -o")
     assumed = ["not faster here is no reason to leave out (--keep-slower)"] if options.keep_slower else []

@@ -235,3 +235,11 @@ def test_a_model_that_is_sure_of_nothing_is_refused_before_anything_is_built(des
 
     assert "the model is sure of nothing" in said.refusal()
     assert "export" not in said.out
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(desk: Desk) -> None:
+    """Nobody writes to /proc/self, root included."""
+    said = desk.types(f"{COMPILE.format('wide', 'wide')} -o /proc/self/x.skb")
+
+    assert said.code == 2
+    assert "/proc/self cannot be written to; name another place with -o" in said.err
