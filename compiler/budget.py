@@ -128,6 +128,16 @@ def remember(work: Path, folder: Path, arguments: Sequence[str], disk: Disk) -> 
     disk.replace(work / _LAST, msgspec.json.encode(_Last(str(folder.resolve()), list(arguments))))
 
 
+def check_alone(given: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """Raises `UsageError` if ``--resume`` comes with more than ``--work``: what it goes on with is all decided."""
+    more = [name for name, value in given.items() if name not in ("resume", "work") and value != defaults[name]]
+    if more:
+        raise UsageError(
+            f"--resume goes on with the last command as it was, without {', '.join(more)}; for another give the command "
+            "whole: what is done of it is found done"
+        )
+
+
 def recall(work: Path, folder: Path) -> list[str]:
     """The arguments of the last compilation in ``work``: every pass of it that ended is found done.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -149,7 +150,10 @@ def main(arguments: Sequence[str]) -> int:
     console, disk, facts = Console(highlight=False), Disk(), this_device()
     work = (options.work or cache_folder(os.environ) / "compile").absolute()
     if options.resume:
-        return main(budget.recall(work, Path.cwd()))
+        budget.check_alone(vars(options), vars(parser().parse_args([])))
+        again = budget.recall(work, Path.cwd())
+        _line(console, f"resuming: skerry compile {shlex.join(again)}", "dim")
+        return main(again)
     if options.model is None:
         raise UsageError("name what to compile: a recipe's folder, file.py:callable, a .onnx or a .pt2 file")
     limits = budget.budget(options.max_drop, options.max_latency, labelled=options.eval is not None)
