@@ -215,4 +215,15 @@ def interface_of(job: Job, facts: Mapping[str, Any]) -> Interface:
         interface.check()
     except FormatError as exc:
         raise ConfigError(f"the recipe {recipe.name}: {exc}") from exc
+    _check_labels(interface)
     return interface
+
+
+def _check_labels(interface: Interface) -> None:
+    """Labels are told by their place: one line too few or too many, and every answer may have a wrong name."""
+    scores = next(t.shape[-1] for t in interface.outputs if t.name == interface.postprocess.scores)
+    if interface.labels and len(interface.labels) != scores:
+        raise ConfigError(
+            f"the recipe {interface.name}: {len(interface.labels)} labels, and the model gives {scores} scores; "
+            "expected one label a score, in its order (blank lines are none)"
+        )

@@ -243,3 +243,13 @@ def test_where_nothing_can_be_written_is_said_before_the_work(desk: Desk) -> Non
 
     assert said.code == 2
     assert "/proc/self cannot be written to; name another place with -o" in said.err
+
+
+def test_labels_that_are_not_as_many_as_the_scores_are_refused_before_anything_is_built(desk: Desk) -> None:
+    (desk.folder / "two.txt").write_text("red\n\ngreen\n")
+    command = COMPILE.format("wide", "wide").replace("wide/labels.txt", "two.txt")
+
+    said = desk.types(f"{command} -o x.skb")
+
+    assert "2 labels, and the model gives 3 scores" in said.refusal()
+    assert "reference" not in said.out
