@@ -133,8 +133,8 @@ def check_alone(given: Mapping[str, object], defaults: Mapping[str, object]) -> 
     more = [name for name, value in given.items() if name not in ("resume", "work") and value != defaults[name]]
     if more:
         raise UsageError(
-            f"--resume goes on with the last command as it was, without {', '.join(more)}; for another give the command "
-            "whole: what is done of it is found done"
+            f"--resume goes on with the last command as it was, without {', '.join(more)}; for another, give the "
+            "command whole: what is done of it is found done"
         )
 
 

@@ -81,5 +81,5 @@ def test_resume_takes_nothing_but_the_folder_of_the_work() -> None:
     defaults = {"resume": False, "work": None, "max_drop": None, "calib": []}
 
     budget.check_alone({**defaults, "resume": True, "work": Path("w")}, defaults)
-    with pytest.raises(UsageError, match=r"without max_drop, calib; for another give the command whole"):
+    with pytest.raises(UsageError, match=r"without max_drop, calib; for another, give the command whole"):
         budget.check_alone({**defaults, "resume": True, "max_drop": "3", "calib": [Path("photos")]}, defaults)
