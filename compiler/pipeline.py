@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from compiler import compare, dataset, layers, plan, pruned
+from compiler import accuracy, compare, dataset, layers, misread, plan, pruned
 from compiler.batches import compare_batches
 from compiler.beside import Offers
 from compiler.candidate import Candidate, Work, tool_versions
@@ -43,7 +43,7 @@ from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision, latencies_not_held
 from skerry.clock import Clock
 from skerry.disk import Disk
-from skerry.errors import BudgetError, CalibrationError, CompileError, ParityError
+from skerry.errors import BudgetError, CalibrationError, CompileError, DatasetError, ParityError
 from skerry.execution import prove
 from skerry.execution.frames import read_frames
 from skerry.manifest import FLOOR, Interface, Limits, release_id
@@ -86,6 +86,7 @@ class Compilation:
         self._hold(compare.compare_preprocessing(reference, self._limits))
         dense = self._passes.export(loaded)
         self._compare_export(dense, reference, self.host.reference)
+        self._check_reading(dense, interface, data)
         self.pruned = pruned.found(self._passes, loaded, dense / MODEL, interface, counted, data, self.clock)
         exported = self.pruned.model or dense
         if exported is not dense:
@@ -173,6 +174,17 @@ class Compilation:
         if self.job.replay is not None:
             plan.check(self.job.replay, lineage(self.job.source, self.job.samples), tool_versions())
             plan.check_variants(self.job.replay, [p.id for p, _ in self.job.plans])
+
+    def _check_reading(self, dense: Candidate, interface: Interface, data: Dataset | None) -> None:
+        """Asks labelled samples whether the recipe reads the net as it was trained; what follows would not see it."""
+        if data is None or self.job.replay is not None:
+            return
+        self.tell.detail("whether the recipe reads the net as it was trained")
+        parts = [*data.ranking, *data.search, *data.report]  # fp32 alone answers: nothing is chosen
+        chosen, run = misread.asked(interface, parts), compare.on_backend(dense / MODEL)
+        answer = lambda view: list(accuracy.answers(run, view, [s.sample for s in chosen]))  # noqa: E731
+        if (why := misread.doubt(interface, chosen, answer)) is not None:
+            self._refuse(DatasetError, why)
 
     def _check_bytes(self, found: Sequence[Variant]) -> None:
         if self.job.replay is not None:

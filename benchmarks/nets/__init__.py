@@ -12,6 +12,7 @@ from benchmarks.results import OUT
 
 _HERE = Path(__file__).parent
 _CODE = {"resnet": ["resnet.py"], "resnet18": ["resnet.py"], "vit": ["vit.py"], "mobilenetv2": ["mobilenetv2.py"]}
+_CODE |= {"small": ["prepare.py"], "cells": ["prepare.py"], "face": []}
 
 
 def folder(name: str) -> Path:
