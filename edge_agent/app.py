@@ -9,7 +9,7 @@ import os
 import random  # noqa: TID251 - the composition root
 import signal
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from edge_agent.config import AgentConfig, SourceConfig
+from edge_agent.config import AgentConfig
+from edge_agent.daemon.notify import Notifier
 from edge_agent.events import Events, Journal, Several
 from edge_agent.health import Latency, LinkStatus, OutboxStatus, SourceStatus, Status, serve
 from edge_agent.hub_client import HubFetcher
@@ -28,12 +29,11 @@ from edge_agent.link import Link
 from edge_agent.link import Tools as LinkTools
 from edge_agent.mailbox import Mailbox
 from edge_agent.outbox import Outbox
+from edge_agent.reload import Changes, changes
 from edge_agent.report import Reporter
 from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
 from edge_agent.slots import Inbox, Records, Slots
-from edge_agent.sources import credentials
-from edge_agent.sources.credentials import Credentials
-from edge_agent.sources.reader import Reader, check_source
+from edge_agent.sources.readers import Readers, check, credentials_file
 from edge_agent.updater import Tools, Updater, child_prover
 from edge_agent.vision import Worker
 from skerry import __version__, signing
@@ -118,17 +118,30 @@ def locked(path: Path, disk: Disk) -> Iterator[None]:
         yield
 
 
-def run(config: AgentConfig, reached: Reached, say: Callable[[str], object]) -> int:
-    """Runs an agent until it is told to stop, or all its sources have ended. Returns the exit code."""
+def run(
+    config: AgentConfig,
+    reached: Reached,
+    say: Callable[[str], object],
+    again: Callable[[], AgentConfig] | None = None,
+) -> int:
+    """Runs an agent until it is told to stop, or all its sources have ended. Returns the exit code.
+
+    Args:
+        again: reads the configuration anew, for SIGHUP; None where there is no file.
+    """
     config = msgspec.structs.replace(config, data=str(Path(config.data).absolute()))
-    return anyio.run(_run, config, reached, say)
+    return anyio.run(_run, config, reached, say, again)
 
 
-async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], object]) -> int:
+async def _run(
+    config: AgentConfig,
+    reached: Reached,
+    say: Callable[[str], object],
+    again: Callable[[], AgentConfig] | None,
+) -> int:
     disk, clock, paths = Disk(), SystemClock(), Paths(Path(config.data))
-    for source in config.sources:
-        check_source(source)
-    secrets = _credentials(config, paths)
+    passwords = credentials_file(config, paths.data)
+    check(config.sources, passwords)
     trusted = [signing.load_public_key(Path(path)) for path in config.trust]
     identity = load_identity(paths.identity)
     with contextlib.ExitStack() as stack:
@@ -174,7 +187,9 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
             outbox,
             tools.slots,
             run_id,
-            secrets,
+            Readers(mailbox, clock, events, passwords, random.SystemRandom().uniform),
+            Notifier(os.environ),
+            again,
             link,
             lanes,
         )
@@ -183,16 +198,9 @@ async def _run(config: AgentConfig, reached: Reached, say: Callable[[str], objec
         if lanes is not None:
             lanes.close()
     say(agent.farewell())
-    if (lost := agent.lost_source()) is not None:
+    if (lost := agent.readers.lost_for_good()) is not None:
         raise SourceError(lost)
     return 0
-
-
-def _credentials(config: AgentConfig, paths: Paths) -> dict[str, Credentials]:
-    """Those that the sources name. Raises `ConfigError` for one that is not there."""
-    file = Path(config.credentials) if config.credentials else paths.data / credentials.FILE
-    wanted = {source.credentials for source in config.sources if source.credentials}
-    return {name: credentials.find(name, file, os.environ) for name in sorted(wanted)}
 
 
 class _Journals:
@@ -279,20 +287,17 @@ class Agent:
     outbox: Outbox
     slots: Slots
     run_id: str
-    secrets: Mapping[str, Credentials]
+    readers: Readers
+    notifier: Notifier
+    again: Callable[[], AgentConfig] | None = None
     link: Link | None = None
     lanes: Lanes | None = None
 
     def __post_init__(self) -> None:
         self._started = self.clock.monotonic()
         self._stop = anyio.Event()
-        self._open_sources = {source.label for source in self.config.sources}
-        self._readers = [self._reader(source) for source in self.config.sources]
-
-    def _reader(self, config: SourceConfig) -> Reader:
-        uniform, ended = random.SystemRandom().uniform, self._open_sources.discard
-        secret = self.secrets.get(config.credentials or "")
-        return Reader(config, secret, self.mailbox, self.clock, self.events, ended, uniform)
+        self.readers.add(self.config.sources)
+        self._playing = self._ready = False
 
     async def run(self) -> None:
         """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
@@ -307,13 +312,9 @@ class Agent:
             tasks.start_soon(self._play_sources, name="sources")
             tasks.start_soon(self._wait_for_signal, name="signals")
             await self._stop.wait()
+            self.notifier.stopping()
             tasks.cancel_scope.cancel()
-        for reader in self._readers:
-            reader.stop()
-        for frame in self.mailbox.close():
-            self.events.no_verdict(frame.source, frame, "the agent stopped before its turn came")
-        for reader in self._readers:
-            await anyio.to_thread.run_sync(reader.join, self.config.stop_s)
+        await self.readers.stop(self.config.stop_s)
         self.disk.unlink(self.paths.running)
 
     def _say_where(self, port: int) -> None:
@@ -322,18 +323,45 @@ class Agent:
         except StorageError as exc:  # vision matters more
             _log.error("`skerry agent status` will not find this agent: %s", exc)
 
-    def lost_source(self) -> str | None:
-        """Why a source ended before its end."""
-        return next((why for reader in self._readers if (why := reader.lost_for_good) is not None), None)
-
     async def _wait_for_signal(self) -> None:
-        """A first signal stops in order; a second one ends the process at once."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
+        """A first signal stops in order, a second one at once; SIGHUP reads the configuration again."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for arrived in signals:
+                if arrived == signal.SIGHUP:
+                    await self._reload()
+                    continue
                 if self._stop.is_set():
                     os._exit(130)
                 _log.info("stopping")
                 self._stop.set()
+
+    async def _reload(self) -> None:
+        """Applies what a running agent can change. A configuration that is wrong changes nothing."""
+        if self.again is None:
+            _log.warning("there is no configuration file to read again: the agent was started without --config")
+            return
+        self.notifier.reloading(self.clock.monotonic())
+        try:
+            found = changes(self.config, self.again())
+            check(found.begun, credentials_file(found.config, self.paths.data))
+        except SkerryError as exc:
+            _log.error("the new configuration is left aside, the one before holds: %s", exc)
+        else:
+            await self._apply(found)
+        self.notifier.ready()
+
+    async def _apply(self, found: Changes) -> None:
+        await self.readers.remove(found.ended, self.config.stop_s)
+        self.readers.add(found.begun)
+        if self._playing:
+            self.readers.start(source.label for source in found.begun)
+        self.config, self.events.config = found.config, found.config.events
+        _log.info(
+            "configuration read again: sources begun %s, ended %s; waits for a restart: %s",
+            [source.label for source in found.begun],
+            found.ended,
+            found.restart or "nothing",
+        )
 
     async def _look_for_wishes(self) -> None:
         """Reads the wish that lies on this device, whenever it changed."""
@@ -363,16 +391,29 @@ class Agent:
                 _log.critical("vision hangs: %s; starting over", why)
                 self.updater.give_up(why)
                 os._exit(EXIT_STALLED)
+            self._tell_systemd()
+
+    def _tell_systemd(self) -> None:
+        """Alive while no frame hangs; ready once a model is warm, or there is none to wait for."""
+        self.notifier.alive()
+        active, state = self.worker.active, self.updater.record.state
+        waits = state is State.IDLE and self.updater.record.active is None
+        if not self._ready and (active is not None or waits):
+            self._ready = True
+            self.notifier.ready()
+        failing = [label for label, why in self.readers.failing().items() if why is not None]
+        named = self._name(active.release) if active is not None else "no model"
+        self.notifier.status(f"{named}; {state.value}; sources failing: {', '.join(failing) or 'none'}")
 
     async def _play_sources(self) -> None:
         """Starts the sources once there is a model for their frames; ends the agent when the last one has ended."""
         while self.worker.active is None:
             await self.clock.wait(0.05)
-        for reader in self._readers:
-            reader.start()
-        while self._readers:
+        self.readers.start()
+        self._playing = True
+        while True:
             await self.clock.wait(0.1)
-            if not self._open_sources and not self.mailbox.total().waiting:
+            if self.readers.ended and not self.mailbox.total().waiting:
                 self._stop.set()
 
     # Status
@@ -381,7 +422,7 @@ class Agent:
         """What the agent says about itself now."""
         record, active = self.updater.record, self.worker.active
         counts = self.mailbox.counts()
-        failing = {reader.label: reader.failing for reader in self._readers}
+        failing = self.readers.failing()
         wish = self.updater.desired.apps.get(MAIN_APP) if self.updater.desired else None
         return Status(
             version=__version__,

@@ -1,4 +1,4 @@
-"""``skerry agent run | install | status``."""
+"""``skerry agent run | install | status | doctor | service``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skerry.clock import new_id
 from skerry.disk import crash_point, nowhere
 from skerry.errors import SkerryError, UsageError
 from skerry.home import default_key, state_folder
@@ -53,7 +54,15 @@ def parser() -> argparse.ArgumentParser:
     install.add_argument("--wait", type=float, metavar="S", help="wait until it is kept or refused, at most so long")
     status = commands.add_parser("status", help="what the agent runs and how it fares")
     status.add_argument("--json", action="store_true", help="everything, as JSON")
-    for command in (run, install, status):
+    run.add_argument("--log", choices=["text", "journal", "json"], help="form of log lines (default: what listens)")
+    doctor = commands.add_parser("doctor", help="what this box can run, what is wrong, and how to mend it")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="agent.toml, to look at what it names too")
+    service = commands.add_parser("service", help="install the agent as a service of systemd, or remove it")
+    service.add_argument("action", choices=["install", "uninstall"])
+    service.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="the folder of an image; runs nothing"
+    )
+    for command in (run, install, status, doctor):
         command.add_argument(
             "--data", type=Path, metavar="DIR", help="the agent's data (default: ~/.local/state/skerry/agent)"
         )
@@ -73,10 +82,14 @@ def main(arguments: Sequence[str]) -> int:
     """Raises `SkerryError` for whatever the user can mend."""
     options = parser().parse_args(arguments)
     data = options.data or state_folder(os.environ) / "agent"
-    command: Callable[[argparse.Namespace, Path], int] = {"run": _run, "install": _install, "status": _status}[
-        options.command
-    ]
-    return command(options, data)
+    commands: dict[str, Callable[[argparse.Namespace, Path], int]] = {
+        "run": _run,
+        "install": _install,
+        "status": _status,
+        "doctor": _doctor,
+        "service": _service,
+    }
+    return commands[options.command](options, data)
 
 
 # run
@@ -87,11 +100,9 @@ def _run(options: argparse.Namespace, data: Path) -> int:
     from edge_agent.parent import keep_alive
 
     overrides = _overrides(options, data)
-    if options.config:
-        config = configuration.load(options.config, overrides)
-    else:
-        config = configuration.check(overrides, "options")
-    agent = functools.partial(_agent, config, options.model, options.enrol, options.name or socket.gethostname())
+    again = functools.partial(configuration.load, options.config, overrides) if options.config else None
+    config = again() if again is not None else configuration.check(overrides, "options")
+    agent = functools.partial(_agent, config, again, options)
     return agent(True) if options.no_parent else keep_alive(agent)
 
 
@@ -127,25 +138,42 @@ def trusted_keys(given: Sequence[Path], environ: Mapping[str, str]) -> list[Path
     return [own]
 
 
-def _agent(config: AgentConfig, model: Path | None, token: str | None, name: str, first: bool) -> int:  # noqa: FBT001 - the parent calls it
+def _agent(
+    config: AgentConfig,
+    again: Callable[[], AgentConfig] | None,
+    options: argparse.Namespace,
+    first: bool,  # noqa: FBT001 - the parent calls it
+) -> int:
     """The agent's own process. A model from the command line is wished for once, not again after a crash."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is small work here; its threads would fight inference's
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from edge_agent import app, handin
+    from edge_agent.daemon import logs
     from skerry import signing
     from skerry.disk import Disk
 
     try:
+        logs.start(logs.chosen(options.log, os.environ), new_id())
+        model, name = options.model, options.name or socket.gethostname()
         paths = app.Paths(Path(config.data).absolute())
-        config = _joined(config, paths, token, name, model)
+        config = _joined(config, paths, options.enrol, name, model)
         if model is not None and (first or not paths.desired.exists()):
             trusted = [signing.load_public_key(Path(path)) for path in config.trust]
             bundle = handin.hand_in(model, paths, Disk(), trusted, again=False)
             logging.getLogger(__name__).info("wish: %s", bundle)
-        return app.run(config, crash_point(os.environ) if first else nowhere, _say)
+        if again is not None:
+            again = functools.partial(_again, again, config.trust)
+        return app.run(config, crash_point(os.environ) if first else nowhere, _say, again)
     except SkerryError as exc:
         print(f"skerry agent run: {exc}", file=sys.stderr)
         return exc.exit_code
+
+
+def _again(read: Callable[[], AgentConfig], trust: list[str]) -> AgentConfig:
+    """The configuration read anew; without keys of its own, those that were found at the start."""
+    import msgspec
+
+    config = read()
+    return config if config.trust else msgspec.structs.replace(config, trust=trust)
 
 
 def _joined(config: AgentConfig, paths: Paths, token: str | None, name: str, model: Path | None) -> AgentConfig:
@@ -204,4 +232,32 @@ def _status(options: argparse.Namespace, data: Path) -> int:
 
     status = ask(data)
     print(json.dumps(status, indent=2) if options.json else describe(status))
+    return 0
+
+
+# doctor and service
+
+
+def _doctor(options: argparse.Namespace, data: Path) -> int:
+    from edge_agent import config as configuration
+    from edge_agent import doctor
+
+    overrides = {"data": str(data)} if options.data or not options.config else {}
+    wrong = False
+    for finding in doctor.examine(
+        lambda: configuration.load(options.config, overrides) if options.config else None, data
+    ):
+        print(f"{'✗' if finding.mend else '✓'} {finding.what:<11} {finding.found}")
+        if finding.mend:
+            wrong = True
+            print(f"  {'':<11} to mend it: {finding.mend}")
+    return int(wrong)
+
+
+def _service(options: argparse.Namespace, _data: Path) -> int:
+    from edge_agent.daemon import service
+    from skerry.disk import Disk
+
+    action = service.install if options.action == "install" else service.uninstall
+    action(service.Service(options.root), Disk(), print)
     return 0

@@ -49,18 +49,23 @@ class Several:
 
 
 class Events:
-    """Turns answers and update steps into accepted events. Attributes: ``unrecorded`` counts what the disk refused."""
+    """Turns answers and update steps into accepted events.
+
+    Attributes:
+        config: the rules; may be replaced while frames come.
+        unrecorded: counts what the disk refused.
+    """
 
     def __init__(self, config: EventsConfig, outbox: Journal, clock: Clock, wake: Callable[[], None]) -> None:
-        self._config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
+        self.config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
         self._shown: dict[str, tuple[str, ...]] = {}
         self.unrecorded = 0
 
     def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
         """Tells what a release said about a frame, if the rules want it told."""
-        told = [answer for answer in answers if answer.score >= self._config.min_score]
+        told = [answer for answer in answers if answer.score >= self.config.min_score]
         shown = gist(told)
-        if self._config.when == "change" and self._shown.get(frame.source) == shown:
+        if self.config.when == "change" and self._shown.get(frame.source) == shown:
             return
         self._shown[frame.source] = shown
         self._accept(

@@ -72,16 +72,33 @@ class Mailbox:
     def add_source(self, source: str, queue: int | None) -> None:
         """Opens a source's slot; ``queue`` bounds a queue that makes the reader wait, None keeps the newest only."""
         with self._condition:
-            self._queues[source], self._limits[source], self._counts[source] = deque(), queue, Counts()
+            self._queues[source], self._limits[source] = deque(), queue
+            self._counts.setdefault(source, Counts())
             self._turn.append(source)
+
+    def remove_source(self, source: str) -> list[Captured]:
+        """Closes a source's slot; what waits in it is counted as superseded. Its counts stay in the total.
+
+        Returns:
+            Those of the waiting frames that were each to be answered.
+        """
+        with self._condition:
+            left = list(self._queues.pop(source))
+            self._count(source, superseded=len(left))
+            self._turn.remove(source)
+            wanted = self._limits.pop(source) is not None
+            self._condition.notify_all()
+            return left if wanted else []
 
     def put(self, frame: Captured, *, wait: bool = True) -> Put:
         """Hands a frame in. With ``wait``, a full queue is waited for."""
         with self._condition:
-            queue, limit = self._queues[frame.source], self._limits[frame.source]
-            while wait and limit is not None and len(queue) >= limit and not self._closed:
+            queue, limit = self._queues.get(frame.source), self._limits.get(frame.source)
+            while (
+                wait and queue is not None and limit is not None and len(queue) >= limit and self._takes(queue, frame)
+            ):
                 self._condition.wait()
-            if self._closed:
+            if queue is None or not self._takes(queue, frame):
                 return Put.CLOSED
             self._count(frame.source, captured=1)
             if limit is not None and len(queue) >= limit:
@@ -93,6 +110,10 @@ class Mailbox:
             queue.append(frame)
             self._condition.notify_all()
             return Put.TAKEN
+
+    def _takes(self, queue: deque[Captured], frame: Captured) -> bool:
+        """Whether the source's slot is still the one that was looked up."""
+        return not self._closed and self._queues.get(frame.source) is queue
 
     def take(self, timeout_s: float) -> Captured | None:
         """The next frame, of the source that has waited longest; None after ``timeout_s`` without one."""
@@ -134,13 +155,14 @@ class Mailbox:
             return left
 
     def counts(self) -> dict[str, Counts]:
-        """What became of each source's frames so far."""
+        """What became of each open source's frames so far."""
         with self._condition:
-            return dict(self._counts)
+            return {source: self._counts[source] for source in self._queues}
 
     def total(self) -> Counts:
-        """Over all sources."""
-        return sum(self.counts().values(), Counts())
+        """Over all sources that there ever were."""
+        with self._condition:
+            return sum(self._counts.values(), Counts())
 
     def _count(self, source: str, captured: int = 0, processed: int = 0, superseded: int = 0, failed: int = 0) -> None:
         before = self._counts[source]
