@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from compiler import dataset, statistics
 from compiler.budget import Budget
 from compiler.candidate import Candidate, file_digest
 from compiler.dataset import Dataset
@@ -80,6 +81,8 @@ class Climb:
         Raises:
             UserCodeError, CompileError: as `Ladder` does.
         """
+        if why := too_few(len(self.data.report), self._room, classifies=self.ladder.interface.task == "classification"):
+            self.said(why)
         every = self._cut()
         cut = {ratio: model for ratio, model in every.items() if "nothing" not in model.facts}
         rungs = {ratio: self._timed(ratio, model) for ratio, model in cut.items()}
@@ -169,6 +172,17 @@ def obstacle(rung: Rung, room: float) -> str | None:
     if rung.planned > room:
         return f"at most {rung.planned:.2f} points could be shown on the samples there are, {room:g} allowed"
     return None
+
+
+def too_few(report: int, room: float, *, classifies: bool) -> str | None:
+    """What is known before anything is trained: that the samples are too few for a net that is only as good."""
+    if not classifies or (more := statistics.to_plan(room, report)) == 0:
+        return None
+    return (
+        f"{report:,} samples report: a pruned net that answers each as the dense one does could be planned to lose up to "
+        f"{statistics.planned_drop(0, 0, report, report):.2f} points, {room:g} allowed, so only one that answers better "
+        f"can be taken; for others add {dataset.to_add(more):,} samples to --eval"
+    )
 
 
 def words(rung: Rung) -> str:

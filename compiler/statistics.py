@@ -137,6 +137,15 @@ def planned_drop(lost: int, won: int, samples: int, planned: int) -> float:
     return 100 * _score_bound(lost * share, won * share, planned, _Z_PLANNED)
 
 
+def to_plan(points: float, samples: int) -> int:
+    """How many more than ``samples`` it takes to plan for ``points``, if both models answer all of them alike."""
+
+    def enough(count: int) -> bool:
+        return planned_drop(0, 0, count, count) <= points
+
+    return 0 if enough(samples) else _first(enough, samples) - samples
+
+
 def _first(shows: Callable[[int], bool], below: int) -> int:
     """The smallest number above ``below`` that shows it, for something that stays shown."""
     high = 2 * below

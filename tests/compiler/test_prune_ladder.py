@@ -13,7 +13,7 @@ from PIL import Image
 from shell import repository
 
 from compiler.candidate import Work, file_digest
-from compiler.climb import concluded, obstacle
+from compiler.climb import concluded, obstacle, too_few
 from compiler.evidence import Rung
 from compiler.host import Host
 from compiler.prune import FineTune, Ladder, Picture, Pruning, Schedule
@@ -64,6 +64,12 @@ def test_what_is_planned_to_lose_more_than_the_room_is_not_taken_and_the_figures
     assert "0.97 of the dense net's time (0.99 at most); less than 0.97" in said
     assert "1.50 points on the search's samples, 2.50 planned; at most 2.50 points could be shown" in said
     assert concluded([], 0.5, ["nothing goes"]).endswith("nothing goes")
+
+
+def test_too_few_samples_are_told_before_anything_is_trained() -> None:
+    assert "463 samples report" in str(said := too_few(463, 0.5, classifies=True))
+    assert "samples to --eval" in str(said)
+    assert too_few(5000, 0.5, classifies=True) is None
 
 
 def pictures(folder: Path, count: int, first: int) -> list[Picture]:

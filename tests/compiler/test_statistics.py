@@ -19,6 +19,7 @@ from compiler.statistics import (
     planned_drop,
     share_interval,
     time_ratio,
+    to_plan,
 )
 
 # Right or wrong
@@ -38,6 +39,13 @@ def coverage(bounds: dict[tuple[int, int], float], samples: int, loss: float, ga
     """The chance that the bound is not below the truth: exact, over every outcome."""
     drop = 100 * (loss - gain)
     return sum(chance(*pair, samples, loss, gain) for pair, bound in bounds.items() if bound >= drop)
+
+
+def test_so_many_samples_plan_for_half_a_point_where_nothing_differs() -> None:
+    more = to_plan(0.5, 463)
+    assert planned_drop(0, 0, 463 + more, 463 + more) <= 0.5 < planned_drop(0, 0, 462 + more, 462 + more)
+    assert 1200 < 463 + more < 1350  # 2.54 squared, over half a hundredth
+    assert to_plan(0.5, 5000) == 0
 
 
 @pytest.mark.parametrize("samples", [6, 16])
