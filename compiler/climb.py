@@ -179,9 +179,9 @@ def too_few(report: int, room: float, *, classifies: bool) -> str | None:
     if not classifies or (more := statistics.to_plan(room, report)) == 0:
         return None
     return (
-        f"{report:,} samples report: a pruned net that answers each as the dense one does could be planned to lose up to "
-        f"{statistics.planned_drop(0, 0, report, report):.2f} points, {room:g} allowed, so only one that answers better "
-        f"can be taken; for others add {dataset.to_add(more):,} samples to --eval"
+        f"{report:,} samples report: a pruned net that answers each as the dense one does could be planned to lose "
+        f"{statistics.planned_drop(0, 0, report, report):.2f} points at most, {room:g} allowed: only one that answers "
+        f"better can be taken; for others add {dataset.to_add(more):,} samples to --eval"
     )
 
 
