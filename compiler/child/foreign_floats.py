@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .foreign_tidy import rename_value
+
 _OTHERS = {TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
@@ -28,13 +30,7 @@ def widen_integers(graph: GraphProto) -> None:
         if value.type.tensor_type.elem_type != TensorProto.INT32:
             continue
         inner = f"{value.name}.int32"
-        for node in graph.node:
-            for index, name in enumerate(node.output):
-                if name == value.name:
-                    node.output[index] = inner
-            for index, name in enumerate(node.input):
-                if name == value.name:
-                    node.input[index] = inner
+        rename_value(graph, value.name, inner)
         graph.node.append(helper.make_node("Cast", [inner], [value.name], to=TensorProto.INT64))
         value.type.tensor_type.elem_type = TensorProto.INT64
 

@@ -15,18 +15,9 @@ from .foreign_read import nodes_of, opset, subgraphs
 from .foreign_tidy import MAX_ELEMENTS, drop_unused, keep, rename_inputs, tidy
 
 _ROUNDS = 64
-# Identity makes a graph's output, the others are looked at by name.
-_KEPT = {
-    "Identity",
-    "Dropout",
-    "If",
-    "Loop",
-    "Scan",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-}
+# Never folded: an Identity is left only where it makes a graph's output, the others are looked at by name.
+_KEPT = {"Identity", "Dropout", "If", "Loop", "Scan"}
+_KEPT |= {"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _SMALL = 1 << 20  # elements that are worth a place of their own, wherever they come from
 
 Shape = tuple[int, ...]

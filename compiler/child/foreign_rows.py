@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, helper, numpy_helper
 
 from skerry.errors import CompileError
+
+from .foreign_tidy import rename_value
 
 # What has as many rows as it finds. Everything else that hangs on a size alone was folded before.
 _COUNTING = {"NonZero", "NonMaxSuppression", "Unique", "Compress"}
@@ -64,7 +66,7 @@ def _counted(graph: GraphProto) -> set[str]:
 
 def _fill_up(graph: GraphProto, output: str, axis: int, rank: int, rows: int) -> None:
     inner, padded = f"{output}.counted", f"{output}.padded"
-    _rename_value(graph.node, output, inner)
+    rename_value(graph, output, inner)
     constants = {
         f"{output}.pads": [rows if index == rank + axis else 0 for index in range(2 * rank)],
         f"{output}.from": [0],
@@ -75,11 +77,3 @@ def _fill_up(graph: GraphProto, output: str, axis: int, rank: int, rows: int) ->
     pads, *ends = constants
     graph.node.append(helper.make_node("Pad", [inner, pads], [padded]))
     graph.node.append(helper.make_node("Slice", [padded, *ends], [output]))
-
-
-def _rename_value(nodes: list[NodeProto], before: str, after: str) -> None:
-    for node in nodes:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                if name == before:
-                    field[index] = after

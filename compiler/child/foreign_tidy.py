@@ -128,6 +128,15 @@ def rename_inputs(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
                 value.name = outer.get(value.name, value.name)
 
 
+def rename_value(graph: GraphProto, before: str, after: str) -> None:
+    """Renames a value where it is made and where nodes read it; the graph holds no others."""
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for index, name in enumerate(field):
+                if name == before:
+                    field[index] = after
+
+
 def used_names(graph: GraphProto) -> set[str]:
     """What some node reads or the graph gives out."""
     used = {name for node in nodes_of(graph) for name in node.input}

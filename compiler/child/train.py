@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -18,14 +17,11 @@ from torch import fx
 from torch.nn import functional
 
 from skerry.clock import SystemClock
-from skerry.execution.frames import read_frames
-from skerry.execution.processing import Preprocessor
 from skerry.manifest import Interface
 
-from .pruning.graph import operator, set_argument
+from .pictures import UNLABELLED, Batch, Pictures
+from .pruning.graph import operator, set_argument, tensors_of
 
-UNLABELLED = -1
-_CACHE_BYTES = 1 << 30
 _SWITCHES = {
     "batch_norm": "training",
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), "train"),
@@ -76,48 +72,6 @@ class Trained(msgspec.Struct, frozen=True):
     dense: float
 
 
-@dataclass(frozen=True)
-class _Batch:
-    images: torch.Tensor
-    labels: torch.Tensor
-    count: int  # the rest is filling
-
-
-class _Pictures:
-    """Samples as input tensors, kept in memory in half precision if they fit there."""
-
-    def __init__(self, samples: Sequence[tuple[str, int, int]], interface: Interface) -> None:
-        self._samples, self._interface = samples, interface
-        self._preprocess = Preprocessor(interface)
-        self._shape = interface.inputs[0].shape
-        self._known: dict[int, np.ndarray] = {}
-        self._room = _CACHE_BYTES // (2 * math.prod(self._shape))
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def batch(self, chosen: Sequence[int], size: int, mirrored: Sequence[bool]) -> _Batch:
-        images = np.zeros((size, *self._shape[1:]), np.float32)
-        labels = np.full(size, UNLABELLED)
-        for place, (index, mirror) in enumerate(zip(chosen, mirrored, strict=True)):
-            image = self._picture(index)
-            images[place] = image[..., ::-1] if mirror else image
-            labels[place] = self._samples[index][2]
-        return _Batch(torch.from_numpy(images), torch.from_numpy(labels), len(chosen))
-
-    def _picture(self, index: int) -> np.ndarray:
-        if index in self._known:
-            return self._known[index]
-        path, number, _ = self._samples[index]
-        (frame,) = read_frames([(path, number)])
-        tensor = np.zeros(self._shape, np.float32)
-        self._preprocess(frame, tensor)
-        if len(self._known) < self._room:
-            self._known[index] = tensor[0].astype(np.float16)
-        image: np.ndarray = tensor[0]
-        return image
-
-
 class Trainer:
     """Fine-tunes a pruned graph that was taken at ``how.batch`` pictures."""
 
@@ -130,7 +84,7 @@ class Trainer:
         progress: Callable[[str], None],
     ) -> None:
         self._dense, self._how, self._progress = dense, how, progress
-        self._train, self._held_out = _Pictures(how.train, interface), _Pictures(how.held_out, interface)
+        self._train, self._held_out = Pictures(how.train, interface), Pictures(how.held_out, interface)
         self._answering, self._learning = pruned, switched(pruned)
         self._classifies = interface.task == "classification" and any(s[2] != UNLABELLED for s in how.train)
         self._random = np.random.default_rng(how.seed)
@@ -184,10 +138,10 @@ class Trainer:
             if spent >= 1:
                 return
 
-    def _loss(self, batch: _Batch) -> torch.Tensor:
-        found = _tensors(self._learning(batch.images))
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        found = tensors_of(self._learning(batch.images))
         with torch.no_grad():
-            wanted = _tensors(self._dense(batch.images))
+            wanted = tensors_of(self._dense(batch.images))
         if not self._classifies:
             return torch.stack(
                 [_apart(f[: batch.count], w[: batch.count]) for f, w in zip(found, wanted, strict=True)]
@@ -213,11 +167,11 @@ class Trainer:
         for start in range(0, len(self._held_out), size):
             chosen = list(range(start, min(start + size, len(self._held_out))))
             batch = self._held_out.batch(chosen, size, [False] * len(chosen))
-            found = _tensors(model(batch.images))
+            found = tensors_of(model(batch.images))
             if self._classifies:
                 good += float((found[0].argmax(-1) == batch.labels)[: batch.count].sum()) * 100
             else:
-                wanted = _tensors(self._dense(batch.images))
+                wanted = tensors_of(self._dense(batch.images))
                 apart = [_apart(f[: batch.count], w[: batch.count]) for f, w in zip(found, wanted, strict=True)]
                 good -= float(torch.stack(apart).mean()) * batch.count
             total += batch.count
@@ -255,11 +209,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> Non
 def _apart(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Squared distance over the squared length of what was wanted."""
     return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-
-
-def _tensors(value: object) -> list[torch.Tensor]:
-    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-    return [v for v in values if isinstance(v, torch.Tensor)]
 
 
 def _state(module: fx.GraphModule) -> dict[str, torch.Tensor]:

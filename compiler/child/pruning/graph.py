@@ -123,3 +123,9 @@ def is_tensor(value: object) -> bool:
 
 def _plain(size: int | torch.SymInt) -> int:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def tensors_of(value: object) -> list[torch.Tensor]:
+    """What a model returns, as a list: one tensor, several, or several by name."""
+    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+    return [v for v in values if isinstance(v, torch.Tensor)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .analysis import Analysis
-from .graph import attribute
+from .graph import attribute, tensors_of
 from .units import Block
 
 
@@ -61,9 +61,9 @@ def _sources(net: Analysis, dim: np.ndarray, target: dict[int, int]) -> list[int
 def violation(model: torch.nn.Module, net: Analysis, blocks: Sequence[Block], example: torch.Tensor) -> float:
     """How far the graph is from the model, or from itself when units change places: over the largest output."""
     with torch.no_grad():
-        wanted = _tensors(model(example))
-        before = _tensors(net.module(example))
-        after = _tensors(torch.func.functional_call(net.module, rearranged(net, blocks, 0), (example,)))
+        wanted = tensors_of(model(example))
+        before = tensors_of(net.module(example))
+        after = tensors_of(torch.func.functional_call(net.module, rearranged(net, blocks, 0), (example,)))
     return max(apart(wanted, before), apart(before, after))
 
 
@@ -72,8 +72,3 @@ def apart(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> floa
     pairs = zip(wanted, found, strict=True)
     errors = [float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs]
     return max((math.inf if math.isnan(error) else error for error in errors), default=0.0)
-
-
-def _tensors(value: object) -> list[torch.Tensor]:
-    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-    return [v for v in values if isinstance(v, torch.Tensor)]
