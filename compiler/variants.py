@@ -217,7 +217,7 @@ class Variants:
         self.accuracy |= {plan.id: found.accuracy} if found.accuracy else {}
         self.refusals |= {plan.id: found.refusal} if found.refusal else {}
         if not found.ships:
-            self.left_out[plan.id] = found.words[0]
+            self.left_out[plan.id] = found.words[0].removeprefix(f"{plan.id}: ")
 
     # --- without a search of its own ------------------------------------------------------------------------------
 
