@@ -15,8 +15,7 @@ from onnx import helper, numpy_helper
 
 from compiler.graph import Graph, attribute, without_unused
 from compiler.placement import multiplies
-
-WEIGHT_STEPS = 64  # 7 bits: right on CPUs whose dot product saturates, too
+from compiler.steps import MOST, step_widths
 
 
 def write(model: onnx.ModelProto, graph: Graph, keep_float: Collection[str]) -> None:
@@ -53,8 +52,8 @@ def _table(node: onnx.NodeProto, graph: Graph, tables: dict[str, onnx.TensorProt
     own = f"{node.input[1]}_transposed" if across else node.input[1]
     table: NDArray[np.float32] = numpy_helper.to_array(graph.tensors[node.input[1]])
     table = table.T if across else table
-    steps = np.maximum(np.abs(table).max(axis=0) / WEIGHT_STEPS, 1e-12).astype(np.float32)
-    stored = np.clip(np.rint(table / steps), -WEIGHT_STEPS, WEIGHT_STEPS).astype(np.int8)
+    steps = np.maximum(step_widths(table.T, in_16_bits=True), 1e-12).astype(np.float32)  # right on every CPU
+    stored = np.clip(np.rint(table / steps), -MOST, MOST).astype(np.int8)
     for name, value in zip(_parts(own), (stored, steps, np.zeros(len(steps), np.int8)), strict=True):
         tables[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
     return own

@@ -157,7 +157,8 @@ class Passes:
     def layout(self, plan: VariantPlan, interface: Interface, keep_float: Collection[str] = ()) -> dict[str, Any]:
         """All that decides what `lay_out` writes, besides the model."""
         kept = sorted(keep_float)
-        return {"layout": plan.layout, "frames": correct.FRAMES, "keep": kept, **self._calibration(interface)}
+        how = {"layout": plan.layout, "writer": quantize.VERSION, "frames": correct.FRAMES, "keep": kept}
+        return {**how, **self._calibration(interface)}
 
     def lay_out(
         self,

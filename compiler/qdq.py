@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from compiler.graph import Graph, attribute, without_unused
 from compiler.placement import Placement
+from compiler.steps import MOST, adds_in_16_bits, as_added, step_widths
 
 Range = tuple[float, float]
 _TINY = 1e-12  # of a scale: a channel of zeros has none
@@ -29,11 +30,11 @@ class Kind:
 
     Attributes:
         signed: activations are int8, else uint8; the grid is the same, moved by 128.
-        weight_steps: largest magnitude of a quantized weight.
+        narrow: made for kernels that add two products in 16 bits.
     """
 
     signed: bool
-    weight_steps: int
+    narrow: bool
 
 
 def write(model: onnx.ModelProto, graph: Graph, placement: Placement, ranges: Mapping[str, Range], kind: Kind) -> None:
@@ -89,8 +90,9 @@ class _Writer:
         bias = self._array(node.input[2]) if len(node.input) > 2 and self._is_bias(node.input[2]) else None
         per_step = float(scales[node.input[0]])
         least = _TINY if bias is None else np.maximum(np.abs(bias) / (per_step * _BIAS_STEPS), _TINY)
-        spread = np.abs(table).max(axis=tuple(a for a in range(table.ndim) if a != axis)).astype(np.float64)
-        steps = np.maximum(spread / self._kind.weight_steps, least).astype(np.float32)
+        narrow = self._kind.narrow and adds_in_16_bits(node, table)
+        widths = step_widths(as_added(node, table, axis), in_16_bits=narrow)
+        steps = np.maximum(widths, least).astype(np.float32)
         if bias is not None:
             node.input[2] = self._bias(node.input[2], bias, np.float32(per_step) * steps)
         node.input[1] = self._weight(node.input[1], table, steps, axis)
@@ -100,8 +102,7 @@ class _Writer:
 
     def _weight(self, name: str, table: NDArray[np.float32], steps: NDArray[np.float32], axis: int) -> str:
         shape = [-1 if a == axis else 1 for a in range(table.ndim)]
-        most = self._kind.weight_steps
-        stored = np.clip(np.rint(table / steps.reshape(shape)), -most, most).astype(np.int8)
+        stored = np.clip(np.rint(table / steps.reshape(shape)), -MOST, MOST).astype(np.int8)
         return self._restore(name, stored, steps, np.zeros(len(steps), np.int8), axis)
 
     def _bias(self, name: str, bias: NDArray[np.float32], steps: NDArray[np.float32]) -> str:

@@ -1,12 +1,12 @@
 """INT8 for ONNX Runtime's CPU provider: one calibration, a layout for each kind of dot product.
 
 - "u8s8": activations uint8, weights int8 per channel. For x86-64 with VNNI, which adds products in 32 bits.
-- "u8s8-7bit": the same with 7-bit weights. Without VNNI, vpmaddubsw adds two products in 16 bits and saturates; 255
-  steps times 64 steps, twice, do not (onnxruntime docs, quantization.md, "reduce_range").
+- "u8s8-7bit": the same with 7 bits a weight, on average. Without VNNI, vpmaddubsw adds two products in 16 bits and
+  saturates; 255 steps times 128, which two weights share, do not (compiler/steps.py).
 - "s8s8": the grids of "u8s8" moved by 128, for arm64's SDOT (onnxruntime pull request 9902). Its literal answers are
   those of "u8s8", bit for bit.
-- "dynamic": linear layers alone, activations put on a grid of their own at each run. Needs no calibration. Weights keep
-  7 bits, so that one file is right on every CPU.
+- "dynamic": linear layers alone, activations put on a grid of their own at each run. Needs no calibration. Weights have
+  those 7 bits, so that one file is right on every CPU.
 
 Which nodes run in int8 is decided in compiler/placement.py. Biases are corrected afterwards (compiler/correct.py).
 """
@@ -28,12 +28,13 @@ from skerry.errors import CompileError, UsageError
 from skerry.execution.onnxrt import PROVIDER, session_options
 
 _KINDS = {
-    "u8s8": Kind(signed=False, weight_steps=127),
-    "u8s8-7bit": Kind(signed=False, weight_steps=64),
-    "s8s8": Kind(signed=True, weight_steps=127),
+    "u8s8": Kind(signed=False, narrow=False),
+    "u8s8-7bit": Kind(signed=False, narrow=True),
+    "s8s8": Kind(signed=True, narrow=False),
 }
 LAYOUTS = (*_KINDS, "dynamic")
 MIN_OPSET = 13
+VERSION = 2  # of what is written for the same ranges
 
 
 def prepare(source: Path, target: Path) -> None:

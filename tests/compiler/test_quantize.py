@@ -102,16 +102,35 @@ def build(tmp_path: Path) -> Build:
     return make
 
 
-@pytest.mark.parametrize(("layout", "most"), [("u8s8-7bit", 64), ("u8s8", 127), ("s8s8", 127)])
-def test_a_layout_says_how_many_bits_the_weights_have(build: Build, layout: str, most: int) -> None:
-    model = build(net(), layout=layout).quantized
+def weight_tables(model: onnx.ModelProto) -> dict[str, Tensor]:
+    tables = {name: t.astype(int) for name, t in weights_of(model).items() if name.endswith("weight_quantized")}
+    return {name.partition(".")[0]: table for name, table in tables.items()}
 
-    eight_bits = [
-        t for name, t in weights_of(model).items() if t.dtype == np.int8 and name.endswith("weight_quantized")
-    ]
-    assert len(eight_bits) == 3
-    for table in eight_bits:
-        assert np.abs(table.astype(int)).max() == most
+
+def as_added(table: Tensor) -> Tensor:
+    """[channels, products]: of a convolution the channels of a pixel are neighbours."""
+    return np.moveaxis(table, 1, -1).reshape(len(table), -1) if table.ndim == 4 else table
+
+
+@pytest.mark.parametrize("layout", ["u8s8", "s8s8"])
+def test_where_products_are_added_in_32_bits_every_channel_has_its_127_steps(build: Build, layout: str) -> None:
+    tables = weight_tables(build(net(), layout=layout).quantized)
+
+    assert tables.keys() == {"first", "each", "head"}
+    for table in tables.values():
+        assert (np.abs(table).reshape(len(table), -1).max(axis=1) == 127).all()
+
+
+def test_where_two_are_added_in_16_bits_two_neighbours_share_128(build: Build) -> None:
+    tables = weight_tables(build(net(), layout="u8s8-7bit").quantized)
+
+    for name in ("first", "head"):
+        rows = np.abs(as_added(tables[name]))
+        between = (rows[:, 1:] + rows[:, :-1]).max(axis=1)
+        assert (between <= 128).all(), name
+        assert ((between >= 127) | (rows.max(axis=1) == 127)).all(), name
+        assert (rows.max(axis=1) >= 64).all(), name  # never fewer than if each had half
+    assert (np.abs(tables["each"]).reshape(8, -1).max(axis=1) == 127).all()  # a depthwise kernel adds in 32
 
 
 def test_each_output_channel_has_a_grid_of_its_own(build: Build) -> None:
