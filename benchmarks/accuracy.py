@@ -1,5 +1,7 @@
 """What INT8 costs in accuracy, untuned, through the real command; and how often it agrees with fp32 beside its peers.
 
+What an INT8 variant takes does not matter here: on a busy machine a small net may seem no faster and would be left out.
+
 - *Fashion-MNIST*: a ResNet and a small vision transformer trained here (benchmarks/train.py), 10,000 tests. The drop is
   paired: both variants answer the same pictures. What is held to the bar is the upper end of the one-sided 95 %
   interval (compiler/statistics.py).
@@ -28,7 +30,8 @@ from skerry.execution.processing import Preprocessor
 
 _BARS = {"fashion_resnet": 0.5, "fashion_vit": 1.0, "clothing_mobilenetv2": None}
 _CALIBRATION = 500  # pictures; the compiler keeps a fifth of them to judge with
-_EVERY = 20  # so many photos of clothing calibrate ImageNet's net
+_EVERY = 20  # one photo of clothing in so many calibrates ImageNet's net, and others judge
+_SHIFTS = (4, 8, 12, 16)
 
 
 def main() -> bool:
@@ -39,7 +42,7 @@ def main() -> bool:
 
 def _drop(name: str, bar: float | None) -> list[Row]:
     weights, calibration = trained(name), _calibration(name)
-    net = side.compile_net(name, nets.folder(name), calibration, weights, ["native"])
+    net = side.compile_net(name, nets.folder(name), calibration, weights, keep_slower=True)
     pictures = PLANS[name].test()
     frames, labels = pictures.frames(), pictures.labels
     reference = right(net, "fp32", frames, labels)
@@ -48,12 +51,12 @@ def _drop(name: str, bar: float | None) -> list[Row]:
         found = right(net, variant, frames, labels)
         lost, won = int((reference & ~found).sum()), int((found & ~reference).sum())
         drop = paired_drop(lost, won, len(labels))
-        note = f"{variant}: {lost} lost, {won} won" + (f"; REFUSED: {net.refused}" if net.refused else "")
+        note = f"{lost} lost, {won} won" + (f"; REFUSED: {net.refused}" if net.refused else "")
         rows += [
-            Row(f"{name}: drop", drop.points, "points", None, note),
-            Row(f"{name}: drop at most", drop.at_most, "points", bar, "one-sided 95 %, paired"),
+            Row(f"{name}, {variant}: drop", drop.points, "points", None, note),
+            Row(f"{name}, {variant}: drop at most", drop.at_most, "points", bar, "one-sided 95 %, paired"),
         ]
-    return rows or [Row(f"{name}: drop at most", None, "points", bar, "no INT8 variant was made")]
+    return rows
 
 
 def right(net: Compiled, variant: str, frames: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -108,7 +111,10 @@ def _agreement() -> list[Row]:
 
 
 def _unseen() -> list[Path]:
-    return sorted(f for part in ("test", "validation") for f in data.CLOTHING.glob(f"{part}/*/*.jpg"))
+    """What did not calibrate: the photos that are not for training, and as many of those again."""
+    training = sorted(data.CLOTHING.glob("train/*/*.jpg"))
+    more = [file for start in _SHIFTS for file in training[start::_EVERY]]
+    return [*sorted(f for part in ("test", "validation") for f in data.CLOTHING.glob(f"{part}/*/*.jpg")), *more]
 
 
 def compare(answers: dict[str, np.ndarray], ours: Sequence[str], vnni: bool, calibrated: int) -> list[Row]:  # noqa: FBT001

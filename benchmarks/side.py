@@ -63,6 +63,8 @@ def compile_net(
     weights: Path | None,
     targets: Sequence[str] = TARGETS,
     more: Sequence[str] = (),
+    *,
+    keep_slower: bool = False,
 ) -> Compiled:
     """Compiles a net; a refusal is kept, and forced past, so that it can be measured what was refused.
 
@@ -72,6 +74,7 @@ def compile_net(
     out = (FOLDER / f"{name}.skb").absolute()
     arguments = [*more, "--calib", str(pictures), "--work", str((OUT / "work").absolute())]
     arguments += ["--weights", str(weights)] if weights else []
+    arguments += ["--keep-slower"] if keep_slower else []
     for target in targets:
         arguments += ["--target", target]
     refused = compiled(subject, arguments, out)
