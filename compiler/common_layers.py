@@ -9,14 +9,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compiler.layers import MOVES, behind_pairs, requested, sqnr, value_shapes
+from compiler.layers import MOVES, WEIGHTED, behind_pairs, requested, sqnr, value_shapes
 from compiler.onnxfile import float_values
 
 
 class Value(msgspec.Struct, frozen=True):
-    """One value that two graphs share: what computes it there, in which precision, and how far apart it is."""
+    """One value that two graphs share: what computes it there, in which precision, and how far apart it is.
+
+    Attributes:
+        layer: whose weights make it, named as the user's model names it; the value's own name where no weights do.
+    """
 
     name: str
+    layer: str
     kind: str
     precision_a: str
     precision_b: str
@@ -41,10 +46,23 @@ def compare(a: onnx.ModelProto, b: onnx.ModelProto, tensors: Sequence[NDArray[np
     apart = sqnr(a, b, pairs, tensors)
     asked_a, asked_b = requested(a), requested(b)
     values = [
-        Value(v, here[v].op_type, asked_a[here[v].output[0]], asked_b[there[v].output[0]], apart[behind_a.get(v, v)])
+        Value(
+            name=v,
+            layer=_layer(here[v], v),
+            kind=here[v].op_type,
+            precision_a=asked_a[here[v].output[0]],
+            precision_b=asked_b[there[v].output[0]],
+            sqnr_db=apart[behind_a.get(v, v)],
+        )
         for v in common
     ]
     return Compared(values, len(here), len(there))
+
+
+def _layer(node: onnx.NodeProto, value: str) -> str:
+    """A shipped graph keeps no modules' paths, but its weights are called after them: "blocks.0.conv.weight"."""
+    module = node.input[1].rpartition(".")[0] if node.op_type in WEIGHTED else ""
+    return module or value
 
 
 def _values(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

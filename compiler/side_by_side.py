@@ -136,6 +136,6 @@ def layer_lines(found: Compared | None, why: str | None, *, every: bool) -> Iter
     shown = found.values if every else sorted(found.values, key=lambda v: v.sqnr_db)[:_WORST]
     for value in shown:
         asked = f"{value.precision_a} → {value.precision_b}"
-        yield f"  {value.sqnr_db:6.1f} dB  {value.name:<32} {value.kind:<20} {asked}"
+        yield f"  {value.sqnr_db:6.1f} dB  {value.layer:<32} {value.kind:<20} {asked}"
     if len(shown) < len(found.values):
         yield "  these are the furthest apart; --layers lists them all in the graph's order"

@@ -307,7 +307,7 @@ def a_comparison(**changes: object) -> Comparison:
         "bundle_bytes": 9_000_000,
         "median_ms": 2.0,
     }
-    values = [Value(f"v{n}", "Conv", "fp32", "int8", 40.0 - n) for n in range(9)]
+    values = [Value(f"v{n}", f"blocks.{n}", "Conv", "fp32", "int8", 40.0 - n) for n in range(9)]
     fields = {
         "a": Side(name="net@1", variant="fp32", **side),
         "b": Side(name="net@2", variant="int8", **side),
@@ -342,8 +342,8 @@ def test_the_values_furthest_apart_come_first_and_all_of_them_on_request() -> No
 
     few, every = (list(side_by_side.layer_lines(found, None, every=every)) for every in (False, True))
 
-    assert [line.split()[2] for line in few[1:6]] == ["v8", "v7", "v6", "v5", "v4"]
-    assert [line.split()[2] for line in every[1:]] == [f"v{n}" for n in range(9)]
+    assert [line.split()[2] for line in few[1:6]] == [f"blocks.{n}" for n in (8, 7, 6, 5, 4)]
+    assert [line.split()[2] for line in every[1:]] == [f"blocks.{n}" for n in range(9)]
     assert list(side_by_side.layer_lines(None, "these are two nets", every=True)) == [
         "layer by layer: not compared, these are two nets"
     ]
