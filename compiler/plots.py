@@ -162,7 +162,8 @@ def lineage(sources: Mapping[str, str], passes: Mapping[str, Sequence[Step]]) ->
             x, y = depth * (box[0] + gap), 4 + row * tall
             parts.append(rect(x, y, *box, "box" if digest else "box strong-box", name))
             parts.append(text(x + 8, y + (17 if digest else 25), name, "small box-text"))
-            parts.append(text(x + 8, y + 33, digest[:12], "tiny mono box-text"))
+            if digest:
+                parts.append(text(x + 8, y + 33, digest[:12], "tiny mono box-text"))
     width = len(columns) * (box[0] + gap) - gap + 2
     return svg(
         width, max(map(len, columns.values())) * tall, f"from {len(sources)} sources to {len(passes)} variants", parts

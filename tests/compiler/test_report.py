@@ -95,6 +95,16 @@ def test_a_layer_below_the_limit_has_another_shape() -> None:
     assert "4 l3" in drawing
 
 
+def test_only_layers_among_the_worst_are_named_and_their_names_stand_apart() -> None:
+    errors = [30.0] * 40
+    errors[4], errors[5], errors[20] = 5.0, 6.0, 7.0  # the second lies beside the first: no room for its name
+    layers = [Layer(name=f"layer{n}", kind="Conv", requested="int8", sqnr_db=db) for n, db in enumerate(errors)]
+
+    drawing = plots.error_of_each_layer(layers, None)
+
+    assert re.findall(r">(\d+ layer\d+)<", drawing) == ["5 layer4", "21 layer20"]
+
+
 def test_what_was_mended_and_what_it_cost_is_said() -> None:
     assert "int8-rr was mended clipped: hardtanh_3 (6.2 → 11.9 dB) kept in floats: node_Conv_815" in words(FULL)
     assert "9 of at most 16 builds; 1 of 53 units are in floats, 1% of the multiplications" in words(FULL)
@@ -201,15 +211,24 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 # In a real browser
 
 _MEASURE = """<script>
-const out = {wide: document.documentElement.scrollWidth - innerWidth, outside: [], small: []};
+const out = {wide: document.documentElement.scrollWidth - innerWidth, outside: [], small: [], over: [], narrow: []};
 for (const svg of document.querySelectorAll('svg')) {
   const box = svg.viewBox.baseVal;
   for (const text of svg.querySelectorAll('text')) {
     const b = text.getBBox();
     if (b.x < -2 || b.y < -2 || b.x + b.width > box.width + 2 || b.y + b.height > box.height + 2)
       out.outside.push(text.textContent);
+    if (text.getBoundingClientRect().height < 9) out.small.push(text.textContent);
   }
+  const all = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBBox()]);
+  all.forEach(([one, a], k) => all.slice(k + 1).forEach(([two, b]) => {
+    const x = Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x);
+    const y = Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y);
+    if (x > 2 && y > 5) out.over.push(one + ' | ' + two);
+  }));
 }
+for (const cell of document.querySelectorAll('td'))
+  if (cell.textContent.length > 12 && cell.offsetWidth < 90) out.narrow.push(cell.textContent);
 out.rows = document.querySelectorAll('tbody tr').length;
 document.body.innerHTML = '<pre id=measured>' + JSON.stringify(out) + '</pre>';
 </script>"""
@@ -227,7 +246,7 @@ def browse(page: Path, folder: Path, *options: str) -> str:
 @pytest.mark.slow
 @pytest.mark.xdist_group("page")
 @pytest.mark.parametrize("width", [1100, 500])
-def test_nothing_of_a_drawing_is_cut_off_and_the_page_fits_its_window(tmp_path: Path, width: int) -> None:
+def test_nothing_is_cut_off_too_small_or_drawn_over_and_the_page_fits_its_window(tmp_path: Path, width: int) -> None:
     page = tmp_path / "page.html"
     page.write_text(FULL.replace("</html>", _MEASURE + "</html>"))
 
@@ -235,6 +254,9 @@ def test_nothing_of_a_drawing_is_cut_off_and_the_page_fits_its_window(tmp_path: 
 
     measured = json.loads(unescape(re.findall(r"<pre[^>]*>(.*?)</pre>", dom)[0]))
     assert measured["outside"] == []
+    assert measured["small"] == [], "on a phone drawings scroll, they do not shrink"
+    assert measured["over"] == []
+    assert measured["narrow"] == [], "no column is a word wide"
     assert measured["wide"] <= 0
     assert measured["rows"] > 40 + 58
 
