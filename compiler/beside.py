@@ -36,7 +36,6 @@ class Offers:
 
     Args:
         hops: all that a variant is held to, here.
-
         races: takes how much faster those are that ship.
 
     Attributes:
