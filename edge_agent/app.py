@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -17,10 +18,14 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from edge_agent.api import live
+from edge_agent.api.guard import Guard, token_of
+from edge_agent.api.routes import Api
+from edge_agent.api.server import serve
 from edge_agent.config import AgentConfig
 from edge_agent.daemon.notify import Notifier
 from edge_agent.events import Events, Journal, Several
-from edge_agent.health import Latency, LinkStatus, OutboxStatus, SourceStatus, Status, serve
+from edge_agent.gate import Gate
 from edge_agent.hub_client import HubFetcher
 from edge_agent.identity import Identity
 from edge_agent.identity import load as load_identity
@@ -34,8 +39,9 @@ from edge_agent.report import Reporter
 from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
 from edge_agent.slots import Inbox, Records, Slots
 from edge_agent.sources.readers import Readers, check, credentials_file
+from edge_agent.status import Latency, LinkStatus, OutboxStatus, SourceStatus, Status
 from edge_agent.updater import Tools, Updater, child_prover
-from edge_agent.vision import Worker
+from edge_agent.vision import Hears, Worker
 from skerry import __version__, signing
 from skerry.clock import Clock, SystemClock, boot_id, new_id
 from skerry.disk import Disk, Reached
@@ -142,6 +148,7 @@ async def _run(
     disk, clock, paths = Disk(), SystemClock(), Paths(Path(config.data))
     passwords = credentials_file(config, paths.data)
     check(config.sources, passwords)
+    token, gate = token_of(config.api), Gate(config.privacy)
     trusted = [signing.load_public_key(Path(path)) for path in config.trust]
     identity = load_identity(paths.identity)
     with contextlib.ExitStack() as stack:
@@ -152,7 +159,9 @@ async def _run(
         journals = _Journals(config, outbox, delivery, lanes)
         events = Events(config.events, journals, clock, journals.wake)
         mailbox = Mailbox()
-        worker = stack.enter_context(Worker(mailbox, events, clock, config.stop_s / 2))
+        newest, verdicts = live.Newest(), live.Verdicts()
+        hears = Hears(events, [newest, verdicts])
+        worker = stack.enter_context(Worker(mailbox, hears, clock, config.stop_s / 2))
         tools = Tools(
             records=Records(paths.record, disk),
             slots=Slots(paths.slots, disk, trusted),
@@ -187,8 +196,12 @@ async def _run(
             outbox,
             tools.slots,
             run_id,
-            Readers(mailbox, clock, events, passwords, random.SystemRandom().uniform),
+            Readers(mailbox, clock, hears, passwords, random.SystemRandom().uniform),
             Notifier(os.environ),
+            newest,
+            verdicts,
+            gate,
+            token,
             again,
             link,
             lanes,
@@ -289,6 +302,10 @@ class Agent:
     run_id: str
     readers: Readers
     notifier: Notifier
+    newest: live.Newest
+    verdicts: live.Verdicts
+    gate: Gate
+    token: str | None
     again: Callable[[], AgentConfig] | None = None
     link: Link | None = None
     lanes: Lanes | None = None
@@ -301,7 +318,7 @@ class Agent:
 
     async def run(self) -> None:
         """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
-        async with serve(self.config.port, self.status) as port, anyio.create_task_group() as tasks:
+        async with serve(self._api(), self.config.api) as port, anyio.create_task_group() as tasks:
             self._say_where(port)
             tasks.start_soon(self.updater.run, name="updates")
             if self.link is not None:
@@ -316,6 +333,23 @@ class Agent:
             tasks.cancel_scope.cancel()
         await self.readers.stop(self.config.stop_s)
         self.disk.unlink(self.paths.running)
+
+    def _api(self) -> Guard:
+        """The HTTP interface, behind its guard."""
+        stream = live.Stream(asyncio.get_running_loop().call_soon_threadsafe)
+        self.events.heard = stream.heard
+        api = Api(
+            status=self.status,
+            stages=self.worker.stages,
+            worker=self.worker,
+            readers=self.readers,
+            newest=self.newest,
+            verdicts=self.verdicts,
+            stream=stream,
+            gate=lambda: self.gate,
+            manifest=self.slots.manifest,
+        )
+        return Guard(api.app(), self.config.api, self.token)
 
     def _say_where(self, port: int) -> None:
         try:
@@ -344,6 +378,7 @@ class Agent:
         try:
             found = changes(self.config, self.again())
             check(found.begun, credentials_file(found.config, self.paths.data))
+            Gate(found.config.privacy)
         except SkerryError as exc:
             _log.error("the new configuration is left aside, the one before holds: %s", exc)
         else:
@@ -355,7 +390,7 @@ class Agent:
         self.readers.add(found.begun)
         if self._playing:
             self.readers.start(source.label for source in found.begun)
-        self.config, self.events.config = found.config, found.config.events
+        self.config, self.events.config, self.gate = found.config, found.config.events, Gate(found.config.privacy)
         _log.info(
             "configuration read again: sources begun %s, ended %s; waits for a restart: %s",
             [source.label for source in found.begun],

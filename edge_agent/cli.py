@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--jsonl", metavar="FILE", help="append every event to this file, each once")
     run.add_argument("--quiet", action="store_true", help="print no events")
     run.add_argument("--threads", type=int, metavar="N", help="threads for inference")
-    run.add_argument("--port", type=int, metavar="N", help="health on 127.0.0.1:N (default: a free one)")
+    run.add_argument("--port", type=int, metavar="N", help="the HTTP interface on 127.0.0.1:N (default: a free one)")
     run.add_argument("--no-parent", action="store_true", help="do not restart after a crash: something else does")
     install = commands.add_parser("install", help="hand a bundle in; the agent proves it and switches by itself")
     install.add_argument("bundle", type=Path, help="a .skb file or a bundle's folder")
@@ -117,7 +117,8 @@ def _overrides(options: argparse.Namespace, data: Path) -> dict[str, Any]:
         policy = {"policy": "every", "realtime": False} if options.every else {}
         values["sources"] = [{"url": url, "loop": options.loop, **policy} for url in options.source]
     events = {"jsonl": options.jsonl, "terminal": not options.quiet} if options.jsonl or options.quiet else None
-    given = {"events": events, "threads": options.threads, "port": options.port}
+    api = {"port": options.port} if options.port is not None else None
+    given = {"events": events, "threads": options.threads, "api": api}
     return values | {key: value for key, value in given.items() if value is not None}
 
 

@@ -82,6 +82,22 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     polygon: list[tuple[Fraction, Fraction]]
 
 
+class ApiConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The agent's HTTP interface (edge_agent.api).
+
+    Attributes:
+        bind: the address to listen on; any other than a loopback one needs a token.
+        port: 0 takes a free one.
+        token_file: one line, at least 16 characters, readable by its owner only; whoever asks must send it.
+        names: host names that requests may name besides the address itself.
+    """
+
+    bind: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    token_file: str | None = None
+    names: list[str] = []
+
+
 class PrivacyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may leave the device as a picture. Nothing, unless it is allowed here.
 
@@ -149,7 +165,6 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             user's own.
         credentials: TOML file with the cameras' passwords; by default ``credentials.toml`` in ``data``.
         threads: for inference; the other cores decode and sync.
-        port: health on 127.0.0.1; 0 takes a free one.
         stop_s: how long an ordered stop may take.
     """
 
@@ -159,11 +174,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     credentials: str | None = None
     events: EventsConfig = EventsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    api: ApiConfig = ApiConfig()
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()
     link: LinkConfig = LinkConfig()
     threads: Positive = max(1, (os.cpu_count() or 1) // 2)
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     stop_s: Seconds = 10.0
 
 

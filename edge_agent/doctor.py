@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge_agent.app import Paths
-from edge_agent.config import AgentConfig, SourceConfig
+from edge_agent.config import AgentConfig, ApiConfig, SourceConfig
 from edge_agent.slots import Slots
 from edge_agent.sources import credentials, decoded, files, gstreamer
 from edge_agent.sources.address import Kind
@@ -50,7 +50,7 @@ def examine(load: Callable[[], AgentConfig | None], data: Path) -> Iterator[Find
         data = Path(config.data)
         yield from _keys(config)
         yield from (_source(source, credentials_file(config, data)) for source in config.sources)
-        yield _port(config.port)
+        yield _port(config.api)
     yield from _releases(data)
 
 
@@ -94,16 +94,18 @@ def _source(config: SourceConfig, file: Path) -> Finding:
     return Finding(name, f"gives pictures of {picture.width}x{picture.height}")
 
 
-def _port(port: int) -> Finding:
+def _port(api: ApiConfig) -> Finding:
     with socket.socket() as spot:
         spot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            spot.bind(("127.0.0.1", port))
+            spot.bind((api.bind, api.port))
         except OSError as exc:
             return Finding(
-                "port", f"{port}: {exc.strerror}", "stop what listens there (an agent that runs?), or name another port"
+                "port",
+                f"{api.port}: {exc.strerror}",
+                "stop what listens there (an agent that runs?), or name another port",
             )
-    return Finding("port", f"{port or 'any'} is free")
+    return Finding("port", f"{api.port or 'any'} is free")
 
 
 def _releases(data: Path) -> Iterator[Finding]:

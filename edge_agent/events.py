@@ -54,12 +54,14 @@ class Events:
     Attributes:
         config: the rules; may be replaced while frames come.
         unrecorded: counts what the disk refused.
+        heard: is called with each event that was written, in the thread that wrote it.
     """
 
     def __init__(self, config: EventsConfig, outbox: Journal, clock: Clock, wake: Callable[[], None]) -> None:
         self.config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
         self._shown: dict[str, tuple[str, ...]] = {}
         self.unrecorded = 0
+        self.heard: Callable[[bytes], None] = lambda _event: None
 
     def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
         """Tells what a release said about a frame, if the rules want it told."""
@@ -122,10 +124,11 @@ class Events:
 
     def _accept(self, event: Event) -> None:
         try:
-            self._outbox.append(encode(event))
+            self._outbox.append(encoded := encode(event))
         except SkerryError as exc:
             if not self.unrecorded:
                 _log.error("events are not recorded: %s", exc)
             self.unrecorded += 1
         else:
             self._wake()
+            self.heard(encoded)

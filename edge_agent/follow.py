@@ -23,7 +23,7 @@ _LOOK_S = 0.2
 
 
 def ask(data: Path) -> dict[str, Any]:
-    """The agent's status (edge_agent.health.Status as JSON values); of a stopped one, what its disk says.
+    """The agent's status (edge_agent.status.Status as JSON values); of a stopped one, what its disk says.
 
     Raises:
         UsageError: no agent ever ran there.

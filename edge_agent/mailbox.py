@@ -67,7 +67,7 @@ class Mailbox:
         self._limits: dict[str, int | None] = {}  # None: one slot, newest wins
         self._counts: dict[str, Counts] = {}
         self._turn: deque[str] = deque()
-        self._closed = False
+        self._closed = self._woken = False
 
     def add_source(self, source: str, queue: int | None) -> None:
         """Opens a source's slot; ``queue`` bounds a queue that makes the reader wait, None keeps the newest only."""
@@ -118,8 +118,9 @@ class Mailbox:
     def take(self, timeout_s: float) -> Captured | None:
         """The next frame, of the source that has waited longest; None after ``timeout_s`` without one."""
         with self._condition:
-            if not any(self._queues.values()) and not self._closed:
+            if not any(self._queues.values()) and not self._closed and not self._woken:
                 self._condition.wait(timeout_s)
+            self._woken = False
             for _ in range(len(self._turn)):
                 source = self._turn[0]
                 self._turn.rotate(-1)
@@ -130,8 +131,9 @@ class Mailbox:
             return None
 
     def wake(self) -> None:
-        """Makes a waiting `take` return, so that the worker looks around."""
+        """Makes a `take` that waits, or the next one, return at once, so that the worker looks around."""
         with self._condition:
+            self._woken = True
             self._condition.notify_all()
 
     def done(self, frame: Captured, *, failed: bool) -> None:

@@ -23,6 +23,8 @@ _TEMPLATE = Path(__file__).with_name(UNIT)
 _CONFIG = """# The agent's configuration: docs/agent.md of Skerry. After a change: systemctl reload skerry-agent
 data = "/var/lib/skerry"
 trust = ["/etc/skerry/trusted.pub"]
+
+[api]
 port = 8900
 
 # [[sources]]

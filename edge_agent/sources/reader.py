@@ -98,7 +98,7 @@ class Reader:
         self._config, self._credentials = config, credentials
         self._mailbox, self._clock, self._tell, self._finished = mailbox, clock, tell, finished
         self._address = parse(config.url)
-        self._goes_on = self._address.kind.live or config.loop or config.watch
+        self._goes_on = self._address.kind.live or config.loop or config.watch or self.pushed
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S[self._address.kind.live], uniform)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read-{config.label}", daemon=True)
@@ -148,6 +148,9 @@ class Reader:
 
     def _play(self) -> None:
         """Puts the source's pictures into the mailbox, once through, a file's at their own rate if asked to."""
+        if self._address.kind is Kind.PUSH:
+            self._stop.wait()
+            return
         started = self._clock.monotonic()
         for shot in self._shots():
             if self._config.realtime and shot.due_s is not None:
@@ -157,18 +160,34 @@ class Reader:
             self._look(shot.picture)
             self._backoff.worked()
 
+    def offer(self, picture: Picture, heard: Callable[[Captured], None]) -> Put:
+        """Hands in a picture that was pushed; ``heard`` gets its frame first. For sources of that kind alone."""
+        frame = self._frame(Shot(picture))
+        heard(frame)
+        return self._mailbox.put(frame, wait=False)
+
+    @property
+    def pushed(self) -> bool:
+        """Its pictures come by `offer`."""
+        return self._address.kind is Kind.PUSH
+
     def _put(self, shot: Shot) -> bool:
         """Whether the mailbox takes more."""
+        frame = self._frame(shot)
+        put = self._mailbox.put(frame, wait=not self._address.kind.live)
+        if put is Put.FULL:
+            self._tell.no_verdict(frame.source, frame, f"{self._config.queue} frames wait already, no more may")
+        return put is not Put.CLOSED
+
+    def _frame(self, shot: Shot) -> Captured:
+        """The next frame."""
         captured = shot.mono_s or self._clock.monotonic()
         due = captured + self._config.deadline_ms / 1000 if self._config.deadline_ms is not None else None
         if self._config.policy == "every" and due is None:
             due = float("inf")
         frame = Captured(self._config.label, self._number, captured, self._clock.utc(), shot.picture, due)
         self._number += 1
-        put = self._mailbox.put(frame, wait=not self._address.kind.live)
-        if put is Put.FULL:
-            self._tell.no_verdict(frame.source, frame, f"{self._config.queue} frames wait already, no more may")
-        return put is not Put.CLOSED
+        return frame
 
     def _shots(self) -> Iterator[Shot]:
         """The pictures of the source, once through or for ever."""

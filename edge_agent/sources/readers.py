@@ -46,6 +46,11 @@ class Readers:
         """Why a source ended before its end."""
         return next((why for reader in self._readers.values() if (why := reader.lost_for_good) is not None), None)
 
+    def pushed(self, label: str) -> Reader | None:
+        """The source of that name whose pictures are pushed; None if there is none."""
+        reader = self._readers.get(label)
+        return reader if reader is not None and reader.pushed else None
+
     def add(self, configs: Sequence[SourceConfig]) -> None:
         """Makes readers; `start` starts them.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -27,14 +28,17 @@ def read_image(path: Path) -> Frame:
     Raises:
         SourceError: not there, or not an image.
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415 - a device that only has cameras never loads it
-
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return _rgb(upright, image.format)
+        return _upright(path)
     except Exception as exc:  # what a damaged file makes Pillow's plugins raise is listed nowhere
         raise SourceError(f"cannot read the image {path}: {exc}") from exc
+
+
+def _upright(file: Path | BinaryIO) -> Frame:
+    from PIL import Image, ImageOps  # noqa: PLC0415 - a device that only has cameras never loads it
+
+    with Image.open(file) as image:
+        return _rgb(ImageOps.exif_transpose(image), image.format)
 
 
 def _rgb(image: Image.Image, kind: str | None) -> Frame:
@@ -45,6 +49,18 @@ def _rgb(image: Image.Image, kind: str | None) -> Frame:
     if image.mode in ("I", "F"):
         raise SourceError("its pixels are numbers of 32 bits; expected 8 or 16 bits a channel")
     return np.asarray(image.convert("RGB"))
+
+
+def decode_image(data: bytes) -> Frame:
+    """An image file's bytes as RGB, as `read_image` reads a file.
+
+    Raises:
+        SourceError: not an image.
+    """
+    try:
+        return _upright(io.BytesIO(data))
+    except Exception as exc:  # as there
+        raise SourceError(f"these {len(data)} bytes are no image that can be read: {exc}") from exc
 
 
 class Video:

@@ -21,7 +21,7 @@ def test_the_least_that_must_be_said_is_where_the_data_lies():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"port": 99999}, r"agent.toml: .*<= 65535.*\$\.port"),
+        ({"api": {"port": 99999}}, r"agent.toml: .*<= 65535.*\$\.api\.port"),
         ({"thread": 2}, r"unknown field `thread`"),
         ({"sources": [{"url": "a.mp4", "policy": "newest"}]}, r"newest.*\$\.sources\[0\]\.policy"),
         ({"probation": {"seconds": 0}}, r"> 0.*\$\.probation\.seconds"),
@@ -38,8 +38,8 @@ def test_a_wrong_value_is_named(values, says):
 def test_options_win_over_the_file_key_by_key(tmp_path):
     path = tmp_path / "agent.toml"
     path.write_text('data = "/d"\ntrust = ["a.pub"]\n[events]\nwhen = "every"\nmin_score = 0.5\n')
-    config = load(path, {"events": {"jsonl": "out.jsonl"}, "port": 8080})
-    assert (config.events.when, config.events.jsonl, config.port) == ("every", "out.jsonl", 8080)
+    config = load(path, {"events": {"jsonl": "out.jsonl"}, "api": {"port": 8080}})
+    assert (config.events.when, config.events.jsonl, config.api.port) == ("every", "out.jsonl", 8080)
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path):

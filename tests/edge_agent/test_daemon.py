@@ -209,7 +209,7 @@ def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path):
         taken.listen()
         config = tmp_path / "agent.toml"
         config.write_text(
-            f'data = "{tmp_path}/data"\ntrust = ["{tmp_path}/none.pub"]\nport = {taken.getsockname()[1]}\n'
+            f'data = "{tmp_path}/data"\ntrust = ["{tmp_path}/none.pub"]\n[api]\nport = {taken.getsockname()[1]}\n'
             f'[[sources]]\nurl = "{clip}"\n[[sources]]\nurl = "rtsp://127.0.0.1:9/live"\nname = "gate"\n'
         )
         done = skerry("agent", "doctor", "--config", str(config))
