@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import tiny
+from browser import Browser
 from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
@@ -322,3 +323,20 @@ def test_triton_s_own_client_works_as_it_comes(agent):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "the model in service is tiny version 1" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_live_view_in_a_real_browser(agent, tmp_path):
+    ask(agent, "POST", "/v1/sources/door/frames", png(1))
+    with Browser(tmp_path, f"http://localhost:{agent.port}/") as page:
+        page.until("document.querySelectorAll('canvas').length == 2")
+        page.until("document.getElementById('state').textContent == 'idle'")
+        page.until("document.querySelectorAll('#stages tbody tr').length == 5")
+        page.until("document.querySelectorAll('#events li:not(.note)').length > 0")
+        left, right = "getImageData(2, 60, 1, 1)", "getImageData(90, 60, 1, 1)"  # within the mask, and outside
+        pen = "document.querySelector('canvas').getContext('2d')"
+        page.until(f"Math.max(...{pen}.{right}.data.slice(0, 3)) > 60")
+        assert page.run(f"Math.max(...{pen}.{left}.data.slice(0, 3))") < 16
+        assert page.run("document.documentElement.scrollWidth <= window.innerWidth")
+        page.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000
