@@ -15,16 +15,13 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from compiler import budget, calibrate, plan, recipe, samples, target
+from compiler import budget, calibrate, plan, prune_cli, recipe, samples, target
 from compiler.candidate import Work
 from compiler.compare import Hop
 from compiler.evidence import Evidence
 from compiler.host import open_host
-from compiler.job import Job, Prune
+from compiler.job import Job
 from compiler.pipeline import Compilation
-from compiler.prune import EPOCHS
-from compiler.pruned import WANTS_SAMPLES
-from compiler.recipe import Source
 from compiler.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
 from compiler.tensorrt import api, preflight
 from skerry import signing
@@ -37,7 +34,6 @@ from skerry.home import cache_folder, default_key
 _MAX_BATCH = 1024
 _PAGE = 160  # characters of a line that no terminal bounds
 _SMALL = {"frames", "candidate", "answers", "damage", "times"}  # a look at the photos; the search's, by the hundred
-_UNTRAINED = "what is pruned is not fine-tuned: there are no pictures to train with (--train)"
 _EXAMPLES = """examples:
   skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
   skerry compile models/mobilenetv2 --weights mobilenet_v2-b0353104.pth --calib photos/ --calib street.mp4
@@ -82,27 +78,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="labelled samples: a folder per class, or images with VOC or COCO boxes",
     )
-    p.add_argument(
-        "--prune",
-        action="store_true",
-        help="take channels out, if that is faster and stays within --max-drop of the whole net (with --eval)",
-    )
-    p.add_argument(
-        "--train",
-        type=Path,
-        metavar="DIR",
-        help="what a pruned net is fine-tuned on: a folder per class, or photos without labels",
-    )
-    p.add_argument(
-        "--epochs", type=int, metavar="N", help=f"of fine-tuning, for each net that is tried (default: {EPOCHS})"
-    )
-    p.add_argument(
-        "--prune-keep",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a module that keeps all its output channels; repeatable",
-    )
+    prune_cli.add_options(p)
     p.add_argument("--max-drop", metavar="POINTS", help="accuracy that may be lost, of 100; searches for what keeps it")
     p.add_argument("--max-latency", metavar="TIME", help="for one frame on one thread of this machine, such as 5ms")
     p.add_argument(
@@ -166,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         batch=_batch(options.batch) if options.batch else None,
     )
     source = recipe.load(options.model, overrides)
-    pruning = _pruning(options, source)
+    pruning = prune_cli.asked(options, source)
     targets = {name: target.load(name, facts) for name in options.target or [target.NATIVE]}
     for name, wanted in targets.items():
         builds = any(plan.backend == "tensorrt-rtx" for plan in wanted.variant)
@@ -179,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name the bundle's file with -o")
     assumed = ["not faster here is no reason to leave out (--keep-slower)"] if options.keep_slower else []
-    assumed += [_UNTRAINED] if pruning is not None and options.train is None else []
+    assumed += [prune_cli.UNTRAINED] if pruning is not None and options.train is None else []
     source = msgspec.structs.replace(source, assumed=[*source.assumed, *assumed])
     for text in source.assumed:
         _line(console, f"assumed: {text}", "yellow")
@@ -205,34 +181,6 @@ def main(arguments: Sequence[str]) -> int:
         evidence = Compilation(job, Work(work, disk, clock, tell), host, disk, tell, clock).run()
     _print(console, evidence, out)
     return 0
-
-
-def _pruning(options: argparse.Namespace, source: Source) -> Prune | None:
-    """What ``--prune`` asks for. Raises `UsageError` for options that make no sense together."""
-    replays = options.plan is not None
-    for option, given, wants, there in (
-        ("--prune-keep", options.prune_keep, "--prune", options.prune),
-        ("--epochs", options.epochs is not None, "--prune and --train", options.prune and options.train),
-        ("--train", options.train, "--prune, or a --plan that pruned", options.prune or replays),
-    ):
-        if given and not there:
-            raise UsageError(f"{option} speaks of pruning alone: it goes with {wants}")
-    if not options.prune:
-        return None
-    if replays:
-        raise UsageError("--prune decides what the plan has decided already: leave --prune or --plan out")
-    if source.file is not None:
-        raise UsageError(
-            f"--prune cuts a torch module, and {source.file.name} is a file that was exported from one: compile the "
-            "builder instead, file.py:callable, with its --weights"
-        )
-    if options.eval is None or options.max_drop is None:
-        raise UsageError(WANTS_SAMPLES)
-    if options.train is not None and not options.train.is_dir():
-        raise UsageError(f"--train {options.train} is not a folder; expected a folder per class, or photos")
-    if options.epochs is not None and options.epochs < 1:
-        raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
-    return Prune(keep=tuple(options.prune_keep), epochs=options.epochs or EPOCHS)
 
 
 class _Tell:
