@@ -51,11 +51,13 @@ class Net(nn.Module):
 def build():
     return Net()
 """
-# Much that is no channel, and hardly a channel: there pruning cannot pay.
+# Much that no channel stands for, and that changes nothing: there pruning cannot pay.
 SLOW = NET.replace(
     "        return self.head(",
-    "        for _ in range(40):\n            x = torch.sin(x) + 1.0\n        return self.head(",
-).replace("3, 32, 3, 2, 1", "3, 32, 3, 16, 1")
+    "        y = x.repeat(1, 8, 1, 1)\n"
+    "        for _ in range(24):\n            y = torch.sin(y) + 1.0\n"
+    "        x = x + 1e-9 * y[:, :3]\n        return self.head(",
+)
 RECIPE = f"""
 format = "skerry.recipe/1"
 name = "clothes"
