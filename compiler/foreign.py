@@ -94,6 +94,12 @@ def _check_scores(exits: Sequence[foreign_entry.Value], file: Path) -> None:
             f"{file.name} gives {len(exits)} outputs ({', '.join(value.name for value in exits[:6])}); a recipe.toml "
             "beside it has to say what they mean, and what the image is made into (see docs/sources.md)"
         )
+    if len([size for size in (exits[0].dims or [])[1:] if size != 1]) > 1:
+        shown = foreign_entry.words(exits[0].dims or [])
+        raise UsageError(
+            f"{file.name} gives {exits[0].name!r} of {shown}, which is more than one score for each class; a "
+            "recipe.toml beside it has to say what it means (see docs/sources.md)"
+        )
     if "float" not in exits[0].dtype:
         raise UsageError(
             f"{file.name} gives {exits[0].name!r} as {exits[0].dtype}, which are no scores; export the model without "

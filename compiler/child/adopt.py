@@ -27,6 +27,8 @@ from .foreign_run import Original, Run, Wish, noise, set_dims
 
 Array = NDArray[np.generic]
 
+_BAKED_IN = "somewhere it holds the batch in a constant; leave it at batch 1, or export it again with an open batch"
+
 
 @dataclass(frozen=True)
 class Adopted:
@@ -127,20 +129,31 @@ def _prove(original: Original, adopted: Adopted, wish: Wish) -> None:
     for batch in sorted({1, low, min(low + 1, high), high}):
         theirs, sizes = original.run(batch=batch), set()
         for image in noise(original.entry.dtype, [batch, *original.shape[1:]]):
-            wanted, found = original.ours(theirs(image), adopted.rows), ours(image)
+            with _batched(original.name, batch):
+                wanted, found = original.ours(theirs(image), adopted.rows), ours(image)
             if any(original.differs(wanted[name], found[name]) for name in original.names):
                 raise CompileError(_difference(original, adopted, image))
             sizes.add(tuple((name, found[name].shape) for name in original.names))
         if any(wish.batch and shape[:1] != (batch,) for _, shape in next(iter(sizes))):
             raise CompileError(
-                f"{original.name} does not give one row of outputs for each of {batch} images: somewhere it holds the "
-                "batch in a constant; leave it at batch 1"
+                f"{original.name} does not give one row of outputs for each of {batch} images: {_BAKED_IN}"
             )
         if len(sizes) > 1 or any(0 in shape for _, shape in next(iter(sizes))):
             raise CompileError(f"{original.name}: the size of its outputs depends on what is in the image, or is zero")
         for value in adopted.model.graph.output:
             shape = dict(next(iter(sizes)))[value.name]
             set_dims(value, [BATCH, *shape[1:]] if wish.batch else shape)
+
+
+@contextlib.contextmanager
+def _batched(name: str, batch: int) -> Iterator[None]:
+    """Says of a run that breaks off with several images what it is about."""
+    try:
+        yield
+    except Exception as exc:
+        if batch == 1:
+            raise
+        raise CompileError(f"{name} does not run with {batch} images at once ({reason(exc)}): {_BAKED_IN}") from exc
 
 
 def _difference(original: Original, adopted: Adopted, image: Array) -> str:

@@ -65,7 +65,7 @@ def bind(value: Value, wanted: Sequence[int] | None, name: str) -> list[int]:
         raise UsageError(f"{name} does not say the size of {value.name!r}; give it: --input 1x3x224x224")
     dims: Dims = [None] * len(wanted or []) if value.dims is None else list(value.dims)
     if len(dims) != 4:
-        raise CompileError(f"{name}: input {value.name!r} is {_words(dims)}; expected one image, 1xCxHxW or 1xHxWxC")
+        raise CompileError(f"{name}: input {value.name!r} is {words(dims)}; expected one image, 1xCxHxW or 1xHxWxC")
     if isinstance(dims[0], int) and dims[0] != 1:
         raise CompileError(
             f"{name} is made for a batch of {dims[0]}; export it with batch 1, or with a batch that may vary"
@@ -73,12 +73,12 @@ def bind(value: Value, wanted: Sequence[int] | None, name: str) -> list[int]:
     dims[0] = 1
     if wanted is not None:
         if len(wanted) != 4 or any(isinstance(d, int) and d != w for d, w in zip(dims, wanted, strict=True)):
-            raise UsageError(f"{name} takes {_words(dims)}; the size asked for is {_words(list(wanted))}")
+            raise UsageError(f"{name} takes {words(dims)}; the size asked for is {words(list(wanted))}")
         return list(wanted)
     sizes = [d for d in dims if isinstance(d, int)]
     if len(sizes) != 4:
         raise UsageError(
-            f"{name} leaves the size of {value.name!r} open: {_words(dims)}; say it with --input, for example "
+            f"{name} leaves the size of {value.name!r} open: {words(dims)}; say it with --input, for example "
             f"--input {'x'.join(str(d) if isinstance(d, int) else '224' for d in dims)}, or in the recipe"
         )
     return sizes
@@ -105,5 +105,6 @@ def _dim(dim: object) -> int | str | None:
     return size if size > 0 else symbol or None  # 0 and -1 are how some exporters say "any"
 
 
-def _words(dims: Sequence[int | str | None]) -> str:
+def words(dims: Sequence[int | str | None]) -> str:
+    """A size as messages show it: 1x3x?x?."""
     return "x".join(str(d) if isinstance(d, int) else "?" for d in dims) or "a scalar"

@@ -19,7 +19,10 @@ from skerry.errors import CompileError, FormatError
 MAX_BYTES = (2 << 30) - (1 << 20)  # protobuf's own limit, with room for the graph
 MAX_NODES = 200_000
 _LOCAL = ("", "ai.onnx")
-_RUNTIME = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Exception during initialization: |/onnxruntime_src/\S+ ")
+_RUNTIME = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Exception during initialization: |/onnxruntime_src/\S+ |"
+    r"Non-zero status code returned while |onnxruntime::\S+\(.*?\) "
+)
 # Below this an element has no whole byte of its own, and only ONNX knows how it is packed.
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 

@@ -337,6 +337,15 @@ def test_a_graph_that_holds_its_batch_in_a_constant_is_not_opened(tmp_path):
         adopt(tmp_path / "net.onnx", Wish(SHAPE, "image", batch=(1, 8)))
 
 
+def test_a_graph_that_breaks_off_with_several_images_is_not_opened(tmp_path):
+    nodes = [conv(), node("Reshape", ["c", "to"], ["r"]), *head("r")]
+    model = graph(nodes, [*ALL, held("to", [1, 4, 8, 8], np.int64)], image=value("image", shape=["n", 3, 8, 8]))
+    onnx.save(model, tmp_path / "net.onnx")
+
+    with pytest.raises(CompileError, match=r"does not run with 2 images at once \(.*leave it at batch 1"):
+        adopt(tmp_path / "net.onnx", Wish(SHAPE, "image", batch=(1, 8)))
+
+
 # What lies outside of the file
 
 

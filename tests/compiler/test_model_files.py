@@ -93,6 +93,10 @@ def test_the_layout_and_the_colours_are_read_off_the_input(model, layout, color,
             "leaves the size of 'image' open: 1x3x?x8; say it with --input, for example --input 1x3x224x8",
         ),
         (
+            graph([conv()], CONV, outputs=[value("c", shape=["n", 4, 8, 8])]),
+            "gives 'c' of ?x4x8x8, which is more than one score for each class",
+        ),
+        (
             graph([conv(), node("ArgMax", ["c"], ["label"], axis=1)], CONV, outputs=[value("label", INT64)]),
             "gives 'label' as int64, which are no scores",
         ),
