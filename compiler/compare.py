@@ -148,8 +148,16 @@ def diverging_from_torch(model: onnx.ModelProto, layers: Path, tensor: Array) ->
     return _name_layer(model, _first_divergence(wanted, Probe(model, values, threads=1)(tensor), MIN_EXPORT_SQNR_DB))
 
 
-def diverging_from_fp32(quantized: onnx.ModelProto, original: onnx.ModelProto, tensor: Array, min_db: float) -> str:
+def diverging_from_fp32(
+    quantized: onnx.ModelProto,
+    original: onnx.ModelProto,
+    tensor: Array,
+    min_db: float,
+    exported: onnx.ModelProto | None = None,
+) -> str:
     """The first layer of ``quantized`` that differs from the fp32 graph's value of that name, in words.
+
+    ``original`` is the graph that was quantized; ``exported`` says the modules' paths, if ``original`` does not.
 
     Every Q/DQ pair rounds where it stands, and a value is looked at behind its pair: the quantizer folds a ReLU into
     the grid, so before the pair the two graphs differ on purpose.
@@ -162,7 +170,9 @@ def diverging_from_fp32(quantized: onnx.ModelProto, original: onnx.ModelProto, t
     wanted = dict(Probe(original, values, threads=1)(tensor))
     found = Probe(quantized, behind, threads=1, literal=True)(tensor)
     pairs = ((value, array) for value, (_, array) in zip(values, found, strict=True))
-    return _name_layer(original, _first_divergence(wanted, pairs, min_db))
+    first = _first_divergence(wanted, pairs, min_db)
+    told = exported is not None and first is not None and any(first[0] in n.output for n in exported.graph.node)
+    return _name_layer(exported if exported is not None and told else original, first)
 
 
 def _first_divergence(

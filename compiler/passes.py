@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler import calibrate, correct, quantize
+from compiler import calibrate, correct, equalize, quantize
 from compiler.candidate import Candidate, Work, file_digest
 from compiler.host import Host
 from compiler.job import Job, Tell
@@ -102,13 +102,16 @@ class Passes:
 
         def make(folder: Path) -> Mapping[str, Any]:
             quantize.prepare(exported / MODEL, folder / MODEL)
+            some = spread(self.job.samples.calibration, equalize.FRAMES)
+            looks = self._tensors(interface, some)
+            model = equalize.equalize(onnx.load(folder / MODEL), looks, self.threads, self.tell.detail)
+            self.disk.replace(folder / MODEL, model.SerializeToString(deterministic=True))
             tensors = self._tensors(interface, self.job.samples.calibration)
-            model = onnx.load(folder / MODEL)
             found = calibrate.ranges(model, tensors, self.job.calibrator, self.threads, self.tell.detail)
             self.disk.replace(folder / RANGES, msgspec.json.encode(found))
             return {"frames": len(self.job.samples.calibration)}
 
-        return self.work.cached("calibrate", 3, [exported], self._calibration(interface), make)
+        return self.work.cached("calibrate", 4, [exported], self._calibration(interface), make)
 
     def variant(
         self, plan: VariantPlan, calibrated: Candidate, interface: Interface, keep_float: Collection[str] = ()

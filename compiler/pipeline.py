@@ -241,8 +241,9 @@ class Compilation:
             variant = variants.held(fixed)  # anew: what was counted before is another file's
             hop = self._hop(variant.plan, variant.path, reference, here=variant.here)
         if hop.failed:
-            original, quantized = onnx.load(variants.exported / MODEL), onnx.load(variant.path)
-            layer = compare.diverging_from_fp32(quantized, original, reference.input(0), self._limits.min_sqnr_db)
+            original, exported = onnx.load(variants.calibrated / MODEL), onnx.load(variants.exported / MODEL)
+            first, quantized = reference.input(0), onnx.load(variant.path)
+            layer = compare.diverging_from_fp32(quantized, original, first, self._limits.min_sqnr_db, exported)
             hop = msgspec.structs.replace(hop, failed=f"{hop.failed}; {layer}")
         self._hold(hop)
         return variant
