@@ -4,8 +4,8 @@ All channels of a value share one grid, and in front of a depthwise layer some r
 255 steps. Such a channel can be scaled up in the convolution before and down in the depthwise weights behind, where
 every channel has a step of its own anyway: nothing is lost there, and the channel has more of the grid.
 
-After Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019, section 4.1, with
-the ranges of values seen in place of the ranges of weights, and only where no other channel's weights pay for it.
+After Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019, section 4.1,
+with the ranges of values seen in place of the ranges of weights, and only where no other channel's weights pay for it.
 
 A ReLU does not mind the scale. A clip does: it now ends a scaled channel earlier. So no channel is scaled to more than
 half of where the clip ends, or the largest channel: one must go past twice what it was in all calibration frames before
