@@ -87,7 +87,7 @@ def scales_of(highest: Tensor, end: float) -> Tensor:
 def _edge(graph: Graph, node: onnx.NodeProto) -> Edge | None:
     if node.op_type != "Conv" or not _own(graph, node.input[1]):
         return None
-    weights = graph.shape(node.input[1])
+    weights = graph.sizes(node.input[1])
     if weights[1] != 1 or attribute(node, "group", 1) != weights[0]:
         return None
     clip = _maker(graph, node.input[0], ("Relu", "Clip"))
@@ -108,13 +108,13 @@ def _end(graph: Graph, node: onnx.NodeProto) -> float:
 
 def _maker(graph: Graph, value: str, kinds: tuple[str, ...]) -> onnx.NodeProto | None:
     """The node that makes ``value``, of one of these kinds, if nobody but one node reads it."""
-    node, alone = graph.maker.get(value), len(graph.users[value]) == 1 and value not in graph.outputs
+    node, alone = graph.producer.get(value), len(graph.consumers[value]) == 1 and value not in graph.outputs
     return node if node is not None and alone and node.op_type in kinds else None
 
 
 def _own(graph: Graph, name: str) -> bool:
     """Whether a table is one node's alone."""
-    return name in graph.tensors and len(graph.users[name]) == 1
+    return name in graph.tensors and len(graph.consumers[name]) == 1
 
 
 def _multiply(table: onnx.TensorProto, by: NDArray[np.floating[Any]]) -> None:
