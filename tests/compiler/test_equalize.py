@@ -23,16 +23,16 @@ def said(_text: str) -> None:
 def uneven(kind="Relu", *, second_reader=False, shared=False, group=16):
     """A convolution whose channels differ by a hundred, an activation, a depthwise layer, and a way out."""
     net = nets.Net(1, 3, 12, 12)
-    value = net.conv("image", 3, 16, name="before")
+    value = net.conv("image", 3, 16, 3, name="before")
     names = {"Relu": [], "Clip": [net.constant(np.float32(0)), net.constant(np.float32(6))]}
     names["Clip from -1"] = [net.constant(np.float32(-1)), names["Clip"][1]]
     value = net.node(kind.partition(" ")[0], value, *names[kind], name="seen")
-    out = net.conv(value, 16, 16, name="behind", group=group)
+    out = net.conv(value, 16, 16, 3, name="behind", group=group)
     if shared:
         out = net.node("Conv", out, "behind.weight", "behind.bias", group=group, pads=[1, 1, 1, 1])
     if second_reader:
         out = net.node("Add", out, value)
-    flat = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", net.conv(out, 16, 8, 1))))
+    flat = net.node("Flatten", net.node("GlobalAveragePool", net.node("Relu", net.conv(out, 16, 8))))
     head = net.node("Gemm", flat, net.weights(4, 8), net.constant(np.ones(4, np.float32)), name="scores", transB=1)
     sizes = np.geomspace(0.02, 2.0, 16, dtype=np.float32)
     for tensor in net.tensors:
@@ -43,7 +43,7 @@ def uneven(kind="Relu", *, second_reader=False, shared=False, group=16):
         if tensor.name == "behind.weight" and group == 16:  # the small ones matter as much
             values = onnx.numpy_helper.to_array(tensor) / sizes.reshape(-1, 1, 1, 1)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    return net.model(head, 1, 4)
+    return net.model(head)
 
 
 @pytest.fixture
