@@ -19,6 +19,7 @@ MEASUREMENTS = (
     "prune_coverage",
     "accuracy",
     "speed",
+    "faults",
 )
 
 

@@ -34,11 +34,20 @@ class Judged:
         truth: what it does to the metric; None where a rule says that it is wrong.
         refused: what the check said, or None.
         mended: how repair ended, where it was asked for.
+        after: the truth about what was mended.
     """
 
     truth: Truth | None
     refused: str | None
     mended: Mended | None = None
+    after: Truth | None = None
+
+    @property
+    def repaired(self) -> bool:
+        """Within the hop's limit again and with the metric where it was; an INT8 model that is all fp32 is none."""
+        if self.mended is None or self.after is None or self.after.moved:
+            return False
+        return self.mended.repair.float_units < self.mended.repair.units
 
     @property
     def moved(self) -> bool:
@@ -155,7 +164,7 @@ def tensor(model: onnx.ModelProto, name: str) -> np.ndarray:
 def put(model: onnx.ModelProto, name: str, value: np.ndarray) -> None:
     """Another value for an initializer."""
     found = next(t for t in model.graph.initializer if t.name == name)
-    found.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+    found.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
 
 
 def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:

@@ -15,23 +15,28 @@ Array = NDArray[np.generic]
 Range = tuple[float, float]
 
 _ILL_FITTING = 4.0  # rounding costs so many times the noise power of the best range: one bit too wide
-_SAME_FAULT = 0.01  # of the worst misfit: what fits ill by less than that is not what went wrong
+SAME_FAULT = 0.01  # of the worst misfit: what fits ill by less than that is not what went wrong
 _SHRINK = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)
 _MOST_VALUES = 1 << 16  # of each tensor, evenly: enough to tell a range by
 
 
-def fitting_ranges(graph: onnx.ModelProto, ranges: Mapping[str, Range], tensors: Sequence[Array]) -> dict[str, Range]:
+def fitting_ranges(
+    graph: onnx.ModelProto, ranges: Mapping[str, Range], tensors: Sequence[Array], *, same_fault: float = SAME_FAULT
+) -> dict[str, Range]:
     """Better ranges for the values of ``graph`` whose range in ``ranges`` fits them worst, the worst first.
 
     The best of ten shrunken ranges by mean squared error on a grid of 8 bits, for each value by itself. One that costs
-    at least four times the noise of the best does not fit; beside a far worse one it is left alone.
+    at least four times the noise of the best does not fit.
+
+    Args:
+        same_fault: a misfit that is less than this share of the worst is left alone; 0 leaves none.
     """
     misfits = {}
     for name, found in _samples(graph, ranges, tensors):
         best = min(_shrunken(found), key=lambda r: _noise(found, r))
         misfits[name] = (_noise(found, ranges[name]) / _noise(found, best), best)
     worst = max((misfit for misfit, _ in misfits.values()), default=0.0)
-    least = max(_ILL_FITTING, worst * _SAME_FAULT)
+    least = max(_ILL_FITTING, worst * same_fault)
     return {name: best for name, (misfit, best) in sorted(misfits.items(), key=lambda m: -m[1][0]) if misfit > least}
 
 

@@ -98,7 +98,7 @@ def mend(
     """
     trials = _Trials(bench, most_builds(len(units)), progress)
     state, mends = _State(layout, failed), list[Mend]()
-    for kind, propose in _PROPOSALS.items():
+    for kind, propose in _PROPOSALS:
         if state.hop.failed is None:
             break
         if (proposed := propose(state.layout, findings)) is not None:
@@ -175,7 +175,16 @@ def _fuse(layout: Layout, _findings: Findings) -> _Proposal | None:
 
 
 def _clip(layout: Layout, findings: Findings) -> _Proposal | None:
-    better = fitting_ranges(layout.graph, layout.ranges, findings.tensors)
+    """The ranges that fit far worse than all others: most often one is wrong, and the others are better left alone."""
+    return _refitted(layout, fitting_ranges(layout.graph, layout.ranges, findings.tensors))
+
+
+def _clip_all(layout: Layout, findings: Findings) -> _Proposal | None:
+    """All ranges that fit ill: with random ones, or a table of another net's, the worst are not the only ones."""
+    return _refitted(layout, fitting_ranges(layout.graph, layout.ranges, findings.tensors, same_fault=0.0))
+
+
+def _refitted(layout: Layout, better: Mapping[str, Range]) -> _Proposal | None:
     return _Proposal(list(better), replace(layout, ranges={**layout.ranges, **better})) if better else None
 
 
@@ -187,11 +196,12 @@ def _residual(layout: Layout, _findings: Findings) -> _Proposal | None:
     return _Proposal(adds, _with(layout, adds)) if adds and layout.ranges else None
 
 
-_PROPOSALS: Mapping[str, Callable[[Layout, Findings], _Proposal | None]] = {
-    "fuse": _fuse,
-    "clip": _clip,
-    "residual": _residual,
-}
+_PROPOSALS: Sequence[tuple[str, Callable[[Layout, Findings], _Proposal | None]]] = (
+    ("fuse", _fuse),
+    ("clip", _clip),
+    ("clip", _clip_all),
+    ("residual", _residual),
+)
 
 
 def _with(layout: Layout, nodes: Collection[str]) -> Layout:
