@@ -86,7 +86,7 @@ class _Frames(CalibrationDataReader):
         return next(self._left, None)
 
 
-def _mended(
+def mended(
     subject: Net, layout: Layout, kind: type[OnnxBench], tensors: list[np.ndarray] | None = None, limit: float = 0.0
 ) -> Judged:
     """Builds by a layout that is at fault, holds it to the variant's hop, and lets what is refused be mended."""
@@ -117,10 +117,10 @@ def _ranges(name: str, bend: Callable[[Net, dict[str, Range]], dict[str, Range]]
     """Wrong ranges, by which the compiler's own layout is written."""
     subject = net(name)
     layout = replace(subject.layout, ranges=bend(subject, dict(subject.layout.ranges)))
-    return _mended(subject, layout, Drafts)
+    return mended(subject, layout, Drafts)
 
 
-def _clipped(_net: Net, ranges: dict[str, Range]) -> dict[str, Range]:
+def clipped(_net: Net, ranges: dict[str, Range]) -> dict[str, Range]:
     return {name: (low / 10, high / 10) for name, (low, high) in ranges.items()}
 
 
@@ -138,7 +138,7 @@ def _wild() -> Judged:
     subject = net("resnet")
     tensors = [*subject.tensors[:-1], subject.tensors[-1] * np.float32(100)]
     ranges = calibrate.ranges(subject.layout.graph, tensors, "minmax", 1, _heard)
-    return _mended(subject, replace(subject.layout, ranges=ranges), Drafts, tensors)
+    return mended(subject, replace(subject.layout, ranges=ranges), Drafts, tensors)
 
 
 def _black() -> Judged:
@@ -147,7 +147,7 @@ def _black() -> Judged:
     tensor = np.zeros(entry.shape, entry.dtype)
     Preprocessor(subject.interface)(np.zeros((160, 120, 3), np.uint8), tensor)
     ranges = calibrate.ranges(subject.layout.graph, [tensor, tensor], calibrate.DEFAULT, 1, _heard)
-    return _mended(subject, replace(subject.layout, ranges=ranges), Drafts, [tensor] * 8)
+    return mended(subject, replace(subject.layout, ranges=ranges), Drafts, [tensor] * 8)
 
 
 # --- layouts -----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _loud_channel() -> Judged:
     def change(model: onnx.ModelProto) -> None:
         _scale_channel(model, "blocks.0.conv1", "blocks.0.conv2", 300.0)
 
-    return _mended(subject, _measured(subject, bent(subject.layout.graph, change)), Drafts)
+    return mended(subject, _measured(subject, bent(subject.layout.graph, change)), Drafts)
 
 
 def _scale_channel(model: onnx.ModelProto, first: str, then: str, by: float, channel: int | None = 3) -> None:
@@ -193,7 +193,7 @@ def _depthwise() -> Judged:
                 _silence(model, node.input[1].replace("two.0", "one.0"), quiet)
 
     made = bent(graph, change)
-    return _mended(subject, _measured(subject, made), OneScale)
+    return mended(subject, _measured(subject, made), OneScale)
 
 
 def _silence(model: onnx.ModelProto, name: str, channel: int) -> None:
@@ -224,13 +224,13 @@ def _stream() -> Judged:
             node.input[0] = f"quiet{number}"
 
     made = onnx.shape_inference.infer_shapes(bent(subject.layout.graph, change))
-    return _mended(subject, _measured(subject, made), ByTheBook)
+    return mended(subject, _measured(subject, made), ByTheBook)
 
 
 def _boxes() -> Judged:
     subject = net("cells")
     layout = replace(subject.layout, ranges={**subject.layout.ranges})
-    return _mended(subject, layout, ByTheBook)
+    return mended(subject, layout, ByTheBook)
 
 
 # --- the quantized file ------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def _normalization() -> Judged:
                 model.graph.node.insert(place, part)
 
     made = onnx.shape_inference.infer_shapes(bent(subject.layout.graph, change))
-    return _mended(subject, Layout(made, frozenset(), {}), Halves, limit=40.0)
+    return mended(subject, Layout(made, frozenset(), {}), Halves, limit=40.0)
 
 
 def _parts(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
@@ -318,7 +318,7 @@ def _overflow() -> Judged:
     def change(model: onnx.ModelProto) -> None:
         _scale_channel(model, "blocks.1.conv1", "blocks.1.conv2", 1e5, None)
 
-    return _mended(subject, Layout(bent(subject.layout.graph, change), frozenset(), {}), Halves, limit=40.0)
+    return mended(subject, Layout(bent(subject.layout.graph, change), frozenset(), {}), Halves, limit=40.0)
 
 
 def _not_half() -> Judged:
@@ -334,7 +334,7 @@ def _not_half() -> Judged:
 
 FAULTS: dict[str, Injection] = {
     "one-wild-frame": _wild,
-    "ranges-clipped": lambda: _ranges("resnet", _clipped),
+    "ranges-clipped": lambda: _ranges("resnet", clipped),
     "random-ranges": lambda: _ranges("resnet", _random),
     "another-nets-table": lambda: _ranges("vit", _shifted),
     "lens-cap-on": _black,

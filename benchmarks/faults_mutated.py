@@ -21,6 +21,9 @@ KINDS = ("scale", "zero point", "axis", "weights", "labels", "pre-processing")
 _SEED = 20261125
 _NETS = ("resnet", "vit")
 
+# Bends a file in place, and says how.
+Change = Callable[[np.random.Generator, onnx.ModelProto], str]
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -43,9 +46,12 @@ def mutations(count: int) -> Iterator[Mutation]:
 # --- of a variant's file -----------------------------------------------------------------------------------------------
 
 
-def _file(random: np.random.Generator, change: Callable[[np.random.Generator, onnx.ModelProto], str]) -> tuple:
+def _file(random: np.random.Generator, change: Change) -> tuple[str, Judged]:
+    return file_of(net(str(random.choice(_NETS))), random, change)
+
+
+def file_of(subject: Net, random: np.random.Generator, change: Change) -> tuple[str, Judged]:
     """A mutated INT8 file, held to what a compilation with --eval and --max-drop 1 holds it to."""
-    subject = net(str(random.choice(_NETS)))
     said: list[str] = []
     run = loaded(bent(onnx.load(subject.int8), lambda model: said.append(change(random, model))))
     refused = "it does not load" if run is None else variant_hop(subject, run) or max_drop(subject, run)
@@ -93,7 +99,7 @@ def _axis(random: np.random.Generator, model: onnx.ModelProto) -> str:
     return f"{node.input[1]} moved on by {by}"
 
 
-def _weights(random: np.random.Generator, model: onnx.ModelProto) -> str:
+def weights(random: np.random.Generator, model: onnx.ModelProto) -> str:
     name = str(random.choice(_named(model, "_quantized", 2)))
     words, changed = _reworked(random, tensor(model, name))
     put(model, name, changed.astype(np.int8))
@@ -184,7 +190,7 @@ _MAKE: dict[str, Callable[[np.random.Generator], tuple[str, Judged]]] = {
     "scale": lambda random: _file(random, _scale),
     "zero point": lambda random: _file(random, _zero_point),
     "axis": lambda random: _file(random, _axis),
-    "weights": lambda random: _file(random, _weights),
+    "weights": lambda random: _file(random, weights),
     "labels": _labels,
     "pre-processing": _preprocessing,
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import faulty
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -141,6 +142,20 @@ def test_a_wrong_scale_is_put_right_and_costs_no_speed(tmp_path: Path, value: st
     assert [(mend.kind, mend.where) for mend in result.repair.mends] == [("clip", [value])]
     assert result.layout.ranges[value][1] == pytest.approx(high, rel=0.3)
     assert (result.repair.builds, result.repair.float_units, result.repair.float_share) == (1, 0, 0.0)
+
+
+def test_ranges_that_are_all_wrong_are_all_put_right(tmp_path: Path) -> None:
+    """The worst by a hundred times are not enough: what is left is no better."""
+    layout = net_of(faulty.chain(3), tmp_path)
+    spread = 10 ** np.random.default_rng(7).uniform(-2, 2, len(layout.ranges))
+    guessed = {name: (-reach, reach) for name, reach in zip(layout.ranges, spread.tolist(), strict=True)}
+
+    result = mended(Int8(tmp_path, layout.graph), Layout(layout.graph, layout.keep_float, guessed))
+
+    assert result.hop.failed is None
+    assert {mend.kind for mend in result.repair.mends} == {"clip"}
+    assert result.repair.builds <= 2
+    assert result.repair.float_units == 0
 
 
 def test_additions_of_a_residual_stream_with_a_loud_channel_stay_in_floats(tmp_path: Path) -> None:

@@ -154,6 +154,17 @@ def test_a_drop_that_cannot_be_shown_is_refused_with_how_many_it_takes(desk: Des
     assert not (desk.folder / "never.skb").exists()
 
 
+def test_labels_in_another_order_are_refused_before_anything_is_searched(desk: Desk) -> None:
+    (desk.folder / "wrong.txt").write_text("green\nred\nblue\n")
+    command = COMPILE.format("wide", "wide").replace("wide/labels.txt", "wrong.txt")
+
+    refused = desk.types(f"{command} --eval eval --max-drop 20 -o wrong.skb")
+
+    assert refused.code == 1
+    assert "'green' are called 'red', 'red' are called 'green'" in refused.err
+    assert not (desk.folder / "wrong.skb").exists()
+
+
 def test_what_does_not_pay_is_left_out_and_said(desk: Desk) -> None:
     said = desk.types(f"{COMPILE.format('thin', 'thin')} --eval eval -o thin.skb")
 
