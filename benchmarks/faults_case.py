@@ -103,7 +103,7 @@ def eval_check(net: Net, interface: Interface, labelled: Path | None = None) -> 
     return misread.doubt(interface, chosen, lambda view: answers(run, view, chosen))
 
 
-# --- a bundle that proves itself -----------------------------------------------------------------------------------
+# --- a bundle that proves itself --------------------------------------------------------------------------------------
 
 
 def bundle(net: Net, root: Path) -> Path:
@@ -145,7 +145,7 @@ def proof(root: Path, variants: Mapping[str, object] | list[str]) -> str | None:
     return None if outcome.variant is not None else outcome.why
 
 
-# --- bending graphs ----------------------------------------------------------------------------------------------------
+# --- bending graphs ---------------------------------------------------------------------------------------------------
 
 
 def bent(model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:

@@ -53,7 +53,7 @@ def _prepared_by(name: str, function: str) -> Judged:
     return Judged(truth, compare.compare_preprocessing(other.reference, other.limits).failed)
 
 
-# --- what labelled samples see -----------------------------------------------------------------------------------------
+# --- what labelled samples see ----------------------------------------------------------------------------------------
 
 
 def _pixels() -> Judged:
@@ -89,7 +89,7 @@ def _corners() -> Judged:
     return Judged(subject.judge(compare.on_onnxruntime(subject.exported), wrong), eval_check(subject, wrong))
 
 
-# --- a bundle ------------------------------------------------------------------------------------------------------------
+# --- a bundle ---------------------------------------------------------------------------------------------------------
 
 
 def sound_bundle(subject: Net) -> Path:

@@ -125,7 +125,7 @@ def _baked() -> Judged:
     return Judged(LOST, batches.compare_batches("fp32", path, subject.reference, subject.job.recipe.input.batch).failed)
 
 
-# --- what is loaded --------------------------------------------------------------------------------------------------
+# --- what is loaded ---------------------------------------------------------------------------------------------------
 
 
 def _foreign(write: Callable[[Path], None]) -> Judged:

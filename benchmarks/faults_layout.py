@@ -30,7 +30,7 @@ def _heard(_text: str) -> None:
     """Progress that nobody reads."""
 
 
-# --- what mends ------------------------------------------------------------------------------------------------------
+# --- what mends -------------------------------------------------------------------------------------------------------
 
 
 class Drafts(OnnxBench):
@@ -110,7 +110,7 @@ def _run(kind: type[OnnxBench], model: onnx.ModelProto) -> Callable[..., object]
     return compare.literally(model) if kind is Halves else loaded(model)
 
 
-# --- calibration -----------------------------------------------------------------------------------------------------
+# --- calibration ------------------------------------------------------------------------------------------------------
 
 
 def _ranges(name: str, bend: Callable[[Net, dict[str, Range]], dict[str, Range]]) -> Judged:
@@ -121,6 +121,7 @@ def _ranges(name: str, bend: Callable[[Net, dict[str, Range]], dict[str, Range]]
 
 
 def clipped(_net: Net, ranges: dict[str, Range]) -> dict[str, Range]:
+    """A tenth of each."""
     return {name: (low / 10, high / 10) for name, (low, high) in ranges.items()}
 
 
@@ -150,7 +151,7 @@ def _black() -> Judged:
     return mended(subject, replace(subject.layout, ranges=ranges), Drafts, [tensor] * 8)
 
 
-# --- layouts -----------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 def _measured(subject: Net, graph: onnx.ModelProto) -> Layout:
@@ -233,7 +234,7 @@ def _boxes() -> Judged:
     return mended(subject, layout, ByTheBook)
 
 
-# --- the quantized file ------------------------------------------------------------------------------------------------
+# --- the quantized file -----------------------------------------------------------------------------------------------
 
 
 def _file(name: str, change: Callable[[onnx.ModelProto], None]) -> Judged:
@@ -264,9 +265,7 @@ def _stale_bias(model: onnx.ModelProto) -> None:
 
 def _saturates() -> Judged:
     facts = this_device()
-    plan, requires = next(
-        (p, r) for p, r in target.plans([target.load("x86-64-vnni", facts)]) if p.precision == "int8"
-    )
+    plan, requires = next((p, r) for p, r in target.plans([target.load("x86-64-vnni", facts)]) if p.precision == "int8")
     without = [feature for feature in facts.cpu if "vnni" not in feature]
     return Judged(None, why_not(plan.backend, requires, type(facts)(**{**_fields(facts), "cpu": without})))
 
@@ -275,7 +274,7 @@ def _fields(value: object) -> Mapping[str, object]:
     return {name: getattr(value, name) for name in value.__struct_fields__}  # type: ignore[attr-defined]
 
 
-# --- TensorRT ----------------------------------------------------------------------------------------------------------
+# --- TensorRT ---------------------------------------------------------------------------------------------------------
 
 
 def _normalization() -> Judged:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -43,7 +42,7 @@ def mutations(count: int) -> Iterator[Mutation]:
         yield Mutation(kind, words, judged)
 
 
-# --- of a variant's file -----------------------------------------------------------------------------------------------
+# --- of a variant's file ----------------------------------------------------------------------------------------------
 
 
 def _file(random: np.random.Generator, change: Change) -> tuple[str, Judged]:
@@ -100,6 +99,7 @@ def _axis(random: np.random.Generator, model: onnx.ModelProto) -> str:
 
 
 def weights(random: np.random.Generator, model: onnx.ModelProto) -> str:
+    """A table of weights that is not what it was."""
     name = str(random.choice(_named(model, "_quantized", 2)))
     words, changed = _reworked(random, tensor(model, name))
     put(model, name, changed.astype(np.int8))
@@ -128,7 +128,7 @@ def _reworked(random: np.random.Generator, table: np.ndarray) -> tuple[str, np.n
     return f"{len(channels)} outputs gone", lost
 
 
-# --- of labels and recipes -------------------------------------------------------------------------------------------------
+# --- of labels and recipes --------------------------------------------------------------------------------------------
 
 _bundles: dict[str, Any] = {}
 

@@ -1,7 +1,7 @@
 """The nets that faults are injected into, as a compilation holds them, and the truth about a bent one.
 
-Nothing here checks anything: it makes what the compiler's own checks are given, by the compiler's own passes, and counts
-on labelled pictures, which no check has read, how a fault moves the metric.
+Nothing here checks anything: it makes what the compiler's own checks are given, by its own passes, and counts on
+labelled pictures, which no check has read, how a fault moves the metric.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Net:
     def __post_init__(self) -> None:
         self.work = Work(FOLDER / "work", Disk(), SystemClock(), Silent())
 
-    # --- as the compiler makes it ----------------------------------------------------------------------------------
+    # --- as the compiler makes it ------------------------------------------------------------------------------------
 
     @cached_property
     def passes(self) -> Passes:
@@ -269,7 +269,7 @@ def loaded(model: onnx.ModelProto) -> Run | None:
         return None
 
 
-# --- which nets there are ------------------------------------------------------------------------------------------
+# --- which nets there are ---------------------------------------------------------------------------------------------
 
 
 @cache

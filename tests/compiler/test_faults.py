@@ -1,9 +1,8 @@
-"""The benchmark of faults stays alive: its list is whole, and a handful of faults, on a small net, end as they should."""
+"""The benchmark of faults stays alive: its list is whole, and a handful of faults ends as it should, on a small net."""
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnx
 import planted
 import pytest
+import tomllib
 
 from benchmarks import faults, faults_case, faults_data, faults_layout, faults_mutated, faults_nets
 from benchmarks.faults_nets import Net

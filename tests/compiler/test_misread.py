@@ -79,14 +79,14 @@ def test_labels_that_are_one_line_off_are_all_named() -> None:
 
 
 def test_a_class_that_is_mistaken_for_another_is_not_exchanged_with_it() -> None:
-    def answer(interface: Interface) -> list[list[Answer]]:
+    def answer(_interface: Interface) -> list[list[Answer]]:
         return [[Answer(label="dog" if s.label == "cat" else s.label or "", score=0.9)] for s in samples()]
 
     assert misread.doubt(view(), samples(), answer) is None
 
 
 def test_a_net_that_says_one_thing_is_no_better_than_guessing() -> None:
-    def answer(interface: Interface) -> list[list[Answer]]:
+    def answer(_interface: Interface) -> list[list[Answer]]:
         return [[Answer(label="fish", score=0.9)] for _ in samples()]
 
     why = misread.doubt(view(), samples(), answer)
