@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import faults_data, faults_export, faults_layout, faults_mutated
-from benchmarks.faults_case import Judged
+from benchmarks.faults_case import UNSHOWN, Judged
 from benchmarks.faults_mutated import KINDS, Mutation
 from benchmarks.faults_nets import FOLDER
 from benchmarks.results import Row, tell
@@ -97,9 +97,11 @@ def rows(faults: Sequence[Fault], found: Sequence[Mutation]) -> list[Row]:
         made.append(Row("not mended", share, "%", _NOT_MENDED, f"{len(left)} of {len(mendable)}: {listed or 'none'}"))
     if found:
         total = Counter(m.judged.verdict for m in found)
+        alarms = [m.judged.refused or "" for m in found if m.judged.verdict == "false alarm"]
+        unshown, said = sum(UNSHOWN in why for why in alarms), f"{total['tolerated']} tolerated"
         made += [
             Row("mutations: missed", total["MISSED"], "", 0, f"of {len(found)}, {total['caught']} caught"),
-            Row("mutations: false alarms", total["false alarm"], "", None, f"{total['tolerated']} tolerated"),
+            Row("mutations: false alarms", len(alarms), "", None, f"{unshown} could not be shown to hold; {said}"),
         ]
     return made
 

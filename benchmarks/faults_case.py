@@ -23,6 +23,7 @@ from skerry.errors import SkerryError
 from skerry.execution import prove
 from skerry.manifest import FLOOR, Interface
 
+UNSHOWN = "that it holds cannot be shown"
 _PROOF_S, _PROOF_MIB = 60.0, 4096
 
 
@@ -88,9 +89,11 @@ def max_drop(net: Net, run: Run) -> str | None:
     """The accuracy of a variant on ``--eval``, held to ``--max-drop 1``."""
     said = answers(run, net.interface, net.eval.report)
     found = accuracy.compare(net.interface, net.eval.report, net.eval_answers, said)
-    if found.judge(LIMIT).holds:
+    verdict = found.judge(LIMIT)
+    if verdict.holds:
         return None
-    return f"--max-drop {LIMIT:g}: {found.drop.points:.2f} points, {found.drop.at_most:.2f} at most"
+    said = f"--max-drop {LIMIT:g}: {found.drop.points:.2f} points, {found.drop.at_most:.2f} at most"
+    return said if verdict.needs_more is None else f"{said}; {UNSHOWN}, needs {verdict.needs_more} more samples"
 
 
 def eval_check(net: Net, interface: Interface, labelled: Path | None = None) -> str | None:

@@ -146,7 +146,7 @@ def choose_proof_frames(
         empty = [i for i in range(len(answers)) if i not in sure][: count // 4]  # saying nothing is an answer too
         sure = sorted([*_spread(sure, count - len(empty)), *empty]) if sure else []
     else:
-        sure = _spread([i for i, found in enumerate(answers) if is_decided(found, margin)], count)
+        sure = _of_every_label([i for i, found in enumerate(answers) if is_decided(found, margin)], answers, count)
     if not sure:
         raise CompileError(
             f"the model is sure of nothing in {len(answers)} frames (margin {margin:.2f}): a proof would prove "
@@ -155,10 +155,29 @@ def choose_proof_frames(
     return sure
 
 
-def _spread(indices: list[int], count: int) -> list[int]:
+def _of_every_label(sure: Sequence[int], answers: Sequence[Sequence[Answer]], count: int) -> list[int]:
+    """``count`` of the frames, as many of each label as of any other: labels that are exchanged are then seen.
+
+    Where there are more labels than frames, the frames are spread evenly.
+    """
+    by_label: dict[str, list[int]] = {}
+    for index in sure:
+        by_label.setdefault(answers[index][0].label, []).append(index)
+    if not by_label or len(by_label) > count:
+        return _spread(sure, count)
+    shares = dict.fromkeys(by_label, 0)
+    for _ in range(min(count, len(sure))):
+        least = min(
+            (label for label in shares if shares[label] < len(by_label[label])), key=lambda label: shares[label]
+        )
+        shares[least] += 1
+    return sorted(index for label, share in shares.items() for index in _spread(by_label[label], share))
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
     if len(indices) <= count:
-        return indices
-    return [indices[round(k * (len(indices) - 1) / (count - 1))] for k in range(count)] if count > 1 else indices[:1]
+        return list(indices)
+    return [indices[round(k * (len(indices) - 1) / (count - 1))] for k in range(count)] if count > 1 else [indices[0]]
 
 
 def sbom(release: str, interface: Interface, tools: Mapping[str, str], weights: Path | None) -> bytes:

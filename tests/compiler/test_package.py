@@ -181,6 +181,25 @@ def test_the_proof_is_spread_over_everything_there_is() -> None:
     assert set(np.diff(chosen)) <= {4, 5}
 
 
+def test_every_label_that_was_answered_is_in_the_proof_as_often_as_any_other() -> None:
+    answers = [sure("cat")] * 30 + [sure("dog")] * 2 + [sure("cat")] * 8
+
+    chosen = choose_proof_frames(classifier(), answers, LIMITS, 8)
+
+    assert len(chosen) == 8
+    assert {30, 31} < set(chosen)
+    assert {0, 39} < set(chosen)
+
+
+def test_more_labels_than_frames_are_spread() -> None:
+    answers = [sure(str(number)) for number in range(32)]
+
+    chosen = choose_proof_frames(classifier(), answers, LIMITS, 8)
+
+    assert len(chosen) == 8
+    assert (chosen[0], chosen[-1]) == (0, 31)
+
+
 def test_a_detectors_proof_holds_frames_with_nothing_in_them_too() -> None:
     answers = [a_face(0.9)] * 20 + [[]] * 20 + [a_face(0.55)] * 4
 
