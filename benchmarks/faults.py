@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import faults_data, faults_export, faults_layout, faults_mutated
-from benchmarks.faults_case import UNSHOWN, Judged
+from benchmarks.faults_case import UNSHOWN, Judged, sound
 from benchmarks.faults_mutated import KINDS, Mutation
-from benchmarks.faults_nets import FOLDER
+from benchmarks.faults_nets import FOLDER, NETS, net
 from benchmarks.results import Row, tell
 
 LIST = Path(__file__).parent / "faults.toml"
@@ -55,6 +55,7 @@ def main(names: Sequence[str] = ()) -> bool:
     listed = tomllib.loads(LIST.read_text())["fault"]
     assert {f["name"] for f in listed} == set(_INJECTIONS), "each fault of the list has its injection"
     chosen = [f for f in listed if not names or f["name"] in names]
+    refused = [] if names else [why for name in NETS for why in sound(net(name))]
     faults = [Fault(said, injected(said["name"])) for said in _heard(console, chosen)]
     console.print(named_table(faults))
     found: list[Mutation] = []
@@ -67,7 +68,10 @@ def main(names: Sequence[str] = ()) -> bool:
                 console.print(Text(f"MISSED {mutation.kind}: {mutation.words}: {mutation.judged.truth}"))
         console.print(mutation_table(found))
     _keep(faults, found)
-    return tell("faults", rows(faults, found))
+    made = rows(faults, found)
+    if not names:
+        made.append(Row("sound nets refused", len(refused), "", 0, "; ".join(refused) or ", ".join(NETS)))
+    return tell("faults", made)
 
 
 def injected(name: str) -> Judged:

@@ -106,6 +106,18 @@ def eval_check(net: Net, interface: Interface, labelled: Path | None = None) -> 
     return misread.doubt(interface, chosen, lambda view: answers(run, view, chosen))
 
 
+def sound(net: Net) -> list[str]:
+    """What a net without a fault is refused with: nothing, or no refusal here says anything."""
+    runs = [compare.on_onnxruntime(path) for path in (net.exported, net.int8)]
+    said = [
+        compare.compare_preprocessing(net.reference, net.limits).failed,
+        export_hop(net, runs[0]),
+        variant_hop(net, runs[1]),
+        eval_check(net, net.interface),
+    ]
+    return [f"{net.name}: {why}" for why in said if why]
+
+
 # --- a bundle that proves itself --------------------------------------------------------------------------------------
 
 

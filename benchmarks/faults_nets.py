@@ -77,7 +77,7 @@ class Truth:
     @property
     def moved(self) -> bool:
         """Past the limit of the metric, or of agreement."""
-        return self.drop > LIMIT or self.agreement < Limits().min_agreement
+        return round(self.drop, 6) > LIMIT or self.agreement < Limits().min_agreement
 
     def __str__(self) -> str:
         return f"{self.drop:+.1f} points, {self.agreement:.0%} agree"
@@ -276,6 +276,9 @@ def loaded(model: onnx.ModelProto) -> Run | None:
 def net(name: str) -> Net:
     """One of the nets, trained if it is not there."""
     return {"resnet": _fashion, "vit": _fashion, "clothing": _clothing, "cells": _cells}[name](name)
+
+
+NETS = ("resnet", "vit", "clothing", "cells")
 
 
 def job(source: Source, calibration: Path, labelled: Path | None) -> Job:

@@ -74,7 +74,8 @@ def agree(
 
     Classification: a frame is decided if the reference's best label leads the second by the margin; the best labels
     must be the same. Detection: a box of either side is decided if its score clears the threshold by the margin; the
-    other side must have a box of that label there.
+    other side must have a box of that label there, and each box is one answer's twin at most: a thing that is found
+    three times is not found as before.
     """
     post, margin = interface.postprocess, limits.min_margin
     same = decided = 0
@@ -83,7 +84,7 @@ def agree(
             for found, others in ((ours, theirs), (theirs, ours)):
                 sure = [a for a in found if a.score >= post.min_score + margin]
                 decided += len(sure)
-                same += sum(_has_twin(a, others) for a in sure)
+                same += _twins(sure, others)
         elif is_decided(ours, margin):
             decided += 1
             same += bool(theirs) and theirs[0].label == ours[0].label
@@ -95,8 +96,16 @@ def is_decided(answers: Sequence[Answer], margin: float) -> bool:
     return len(answers) >= 2 and answers[0].score - answers[1].score >= margin
 
 
-def _has_twin(answer: Answer, others: Sequence[Answer]) -> bool:
-    boxes = [other.box for other in others if other.label == answer.label and other.box is not None]
-    if answer.box is None or not boxes:
-        return False
-    return bool(iou(np.array(answer.box, np.float32), np.array(boxes, np.float32)).max() >= SAME_BOX_IOU)
+def _twins(sure: Sequence[Answer], others: Sequence[Answer]) -> int:
+    """How many of the boxes have a twin of their own among the others; the best that is left, for each in turn."""
+    free = [other for other in others if other.box is not None]
+    found = 0
+    for answer in sure:
+        like = [index for index, other in enumerate(free) if other.label == answer.label]
+        if answer.box is None or not like:
+            continue
+        overlap = iou(np.array(answer.box, np.float32), np.array([free[index].box for index in like], np.float32))
+        if overlap.max() >= SAME_BOX_IOU:
+            del free[like[int(overlap.argmax())]]
+            found += 1
+    return found

@@ -212,6 +212,8 @@ def box(label, score, place=HERE):
         ([box("cat", 0.9)], [], Agreement(0, 1)),  # missed
         ([], [box("cat", 0.9)], Agreement(0, 1)),  # invented
         ([box("cat", 0.9)], [box("cat", 0.9), box("dog", 0.9, AWAY)], Agreement(2, 3)),
+        ([box("cat", 0.9)], [box("cat", 0.9), box("cat", 0.8, NEAR)], Agreement(2, 3)),  # found twice
+        ([box("cat", 0.9), box("cat", 0.9, NEAR)], [box("cat", 0.9, NEAR), box("cat", 0.9)], Agreement(4, 4)),
         ([box("cat", 0.74)], [], Agreement(0, 0)),  # within the margin: either way is right
         ([], [box("cat", 0.74)], Agreement(0, 0)),
         ([], [], Agreement(0, 0)),
