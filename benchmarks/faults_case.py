@@ -102,13 +102,13 @@ def eval_check(net: Net, interface: Interface, labelled: Path | None = None) -> 
 
     folder = labelled or net.job.labelled
     assert folder is not None
-    chosen, run = misread.asked(interface, dataset.read(folder, interface)), compare.on_onnxruntime(net.exported)
+    chosen, run = misread.asked(interface, dataset.read(folder, interface)), compare.on_backend(net.exported)
     return misread.doubt(interface, chosen, lambda view: answers(run, view, chosen))
 
 
 def sound(net: Net) -> list[str]:
     """What a net without a fault is refused with: nothing, or no refusal here says anything."""
-    runs = [compare.on_onnxruntime(path) for path in (net.exported, net.int8)]
+    runs = [compare.on_backend(path) for path in (net.exported, net.int8)]
     said = [
         compare.compare_preprocessing(net.reference, net.limits).failed,
         export_hop(net, runs[0]),

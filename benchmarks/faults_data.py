@@ -33,7 +33,7 @@ def _prepared(name: str, **changes: object) -> Judged:
     subject = net(name)
     wrong = read_otherwise(subject.interface, **changes)
     reference = Reference(subject.reference.path, subject.reference.frames, wrong, subject.limits.min_margin)
-    truth = subject.judge(compare.on_onnxruntime(subject.exported), inputs=subject.inputs_by(wrong))
+    truth = subject.judge(compare.on_backend(subject.exported), inputs=subject.inputs_by(wrong))
     return Judged(truth, compare.compare_preprocessing(reference, subject.limits).failed)
 
 
@@ -49,7 +49,7 @@ def _prepared_by(name: str, function: str) -> Judged:
 
     frames = read_frames([(s.sample.path, 0) for s in subject.truth])
     fed = [getattr(prepare, function)(frame)[None].astype(np.float32) for frame in frames]
-    truth = subject.judge(compare.on_onnxruntime(subject.exported), inputs=fed)
+    truth = subject.judge(compare.on_backend(subject.exported), inputs=fed)
     return Judged(truth, compare.compare_preprocessing(other.reference, other.limits).failed)
 
 
@@ -59,7 +59,7 @@ def _prepared_by(name: str, function: str) -> Judged:
 def _pixels() -> Judged:
     subject = net("clothing")
     wrong = read_otherwise(subject.interface, scale=1.0)
-    truth = subject.judge(compare.on_onnxruntime(subject.exported), inputs=subject.inputs_by(wrong))
+    truth = subject.judge(compare.on_backend(subject.exported), inputs=subject.inputs_by(wrong))
     return Judged(truth, eval_check(subject, wrong))
 
 
@@ -86,7 +86,7 @@ def _corners() -> Judged:
     subject = net("cells")
     post = msgspec.structs.replace(subject.interface.postprocess, box_format="xyxy")
     wrong = msgspec.structs.replace(subject.interface, postprocess=post)
-    return Judged(subject.judge(compare.on_onnxruntime(subject.exported), wrong), eval_check(subject, wrong))
+    return Judged(subject.judge(compare.on_backend(subject.exported), wrong), eval_check(subject, wrong))
 
 
 # --- a bundle ---------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def _loosened() -> Judged:
     rewrite(root, change)
     post = msgspec.structs.replace(subject.interface.postprocess, iou_threshold=0.95)
     wrong = msgspec.structs.replace(subject.interface, postprocess=post)
-    truth = subject.judge(compare.on_onnxruntime(subject.exported), wrong)
+    truth = subject.judge(compare.on_backend(subject.exported), wrong)
     return Judged(truth, proof(root, ["fp32"]))
 
 
@@ -152,7 +152,7 @@ def _unfiltered() -> Judged:
         for name, path in paths.items()
     }
     assert hops["sound"] is None
-    run, read = compare.on_onnxruntime(paths["lost"]), make_reader(subject.interface, graph)
+    run, read = compare.on_backend(paths["lost"]), make_reader(subject.interface, graph)
     prepare, tensor, said = make_preprocessor(subject.interface, graph), np.zeros_like(subject.inputs[0]), []
     for frame in read_frames([(s.sample.path, 0) for s in subject.truth]):
         geometry = prepare(frame, tensor)

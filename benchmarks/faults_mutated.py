@@ -165,7 +165,7 @@ def _preprocessing(random: np.random.Generator) -> tuple[str, Judged]:
     changes = _changes(random, subject)
     wrong = read_otherwise(subject.interface, **changes)
     reference = Reference(subject.reference.path, subject.reference.frames, wrong, subject.limits.min_margin)
-    truth = subject.judge(compare.on_onnxruntime(subject.exported), inputs=subject.inputs_by(wrong))
+    truth = subject.judge(compare.on_backend(subject.exported), inputs=subject.inputs_by(wrong))
     words = ", ".join(f"{key} = {value}" for key, value in changes.items())
     return f"{subject.name}: {words}", Judged(truth, compare.compare_preprocessing(reference, subject.limits).failed)
 

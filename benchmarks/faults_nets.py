@@ -166,7 +166,7 @@ class Net:
     @cached_property
     def eval_answers(self) -> list[list[Answer]]:
         """The sound fp32 net's, on the samples that report."""
-        return answers(compare.on_onnxruntime(self.exported), self.interface, self.eval.report)
+        return answers(compare.on_backend(self.exported), self.interface, self.eval.report)
 
     def built(self, layout: Layout) -> onnx.ModelProto:
         """INT8 by a layout, biases as they are: what a fault leaves, nothing corrects by itself."""
@@ -190,7 +190,7 @@ class Net:
     @cached_property
     def sound(self) -> list[list[Answer]]:
         """The sound fp32 net's answers to the truth's pictures."""
-        return self.say(compare.on_onnxruntime(self.exported), self.interface, self.inputs)
+        return self.say(compare.on_backend(self.exported), self.interface, self.inputs)
 
     def say(self, run: Run, interface: Interface, inputs: Sequence[np.ndarray]) -> list[list[Answer]]:
         """Answers, the unsure ones included."""
@@ -264,7 +264,7 @@ def loaded(model: onnx.ModelProto) -> Run | None:
     """A model as a device runs it, or None if it does not load."""
     BENT.write_bytes(model.SerializeToString())
     try:
-        return compare.on_onnxruntime(BENT)
+        return compare.on_backend(BENT)
     except Exception:  # noqa: BLE001 - ONNX Runtime's own kinds
         return None
 

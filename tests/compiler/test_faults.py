@@ -76,11 +76,13 @@ def _whole(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.slow
 def test_the_sound_net_is_let_pass(subject: Net) -> None:
-    run = faults_nets.loaded(onnx.load(subject.int8))
+    whole, int8 = (faults_nets.loaded(onnx.load(model)) for model in (subject.exported, subject.int8))
 
-    assert run is not None
-    assert not subject.judge(run).moved
-    assert faults_case.variant_hop(subject, run) is None
+    assert whole is not None
+    assert int8 is not None
+    assert not subject.judge(whole).moved
+    assert faults_case.export_hop(subject, whole) is None
+    assert faults_case.variant_hop(subject, int8) is None
     assert faults_case.eval_check(subject, subject.interface) is None
 
 
