@@ -148,7 +148,7 @@ def test_a_wrong_recipe(desk: Desk, refused: Refused, before: str, after: str, s
         (("--key", "nowhere.pem"), "nowhere.pem"),
         (("--calib", "nowhere"), "nowhere is not there; expected a folder of photos or videos"),
         (("--release", "0"), "version"),
-        (("--name", "Not A Name"), "name 'Not A Name' is not 1 to 64 of a-z 0-9 . _ -"),
+        (("--name", "Not A Name"), "the release's name 'Not A Name': expected 1 to 64 of a-z 0-9 . _ -"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else "",
 )
@@ -592,7 +592,7 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> Device:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("nowhere.mp4", None, "is not there; expected a video file or a directory of images"),
+        ("nowhere.mp4", None, "is not there; expected rtsp://host/path"),
         ("street.mp4", b"\0\0\0 ftypisom and then nothing that is a film", "cannot open the video"),
         ("notes.txt", b"no film", "is neither a video (.avi"),
         ("photos/notes.txt", b"no photo", "holds no image; expected .bmp"),

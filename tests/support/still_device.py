@@ -83,7 +83,7 @@ class StillVision:
 
     def process(self, frame: Captured) -> tuple[str, list[Answer]] | None:
         with self._between_frames:
-            return (self.active.release, self.active(frame)) if self.active else None
+            return (self.active.release, self.active(frame, lambda _: None)) if self.active else None
 
 
 async def prove_here(root: Path, variants: list[str]) -> prove.Outcome:
