@@ -458,7 +458,7 @@ CONFIG = """
 data = "{data}"
 trust = ["{trust}"]
 [[sources]]
-path = "{film}"
+url = "{film}"
 name = "door"
 loop = true
 [events]
