@@ -98,7 +98,7 @@ def _pruned(name: str) -> list[Row]:
     ours = side.compile_net(f"{name}-pruned", folder, calibration, weights, ["native"], _asked())
     found = json.loads((ours.root / "evidence" / "compile.json").read_bytes())
     models = {"dense": dense.model("fp32"), **{v.id: ours.model(v.id) for v in ours.manifest.variants}}
-    series = dict(zip(models, time_in_turn(list(models.values()), _ROUNDS, SystemClock()), strict=True))
+    series = dict(zip(models, time_in_turn(list(models.values()), _ROUNDS, SystemClock()).times_ms, strict=True))
     ratios = {v: ratio(series[v], series["dense"]) for v in models if v != "dense"}
     best = min(ratios, key=lambda v: ratios[v])
     share, drops = found["pruned"]["share"], {a["variant"]: a for a in found["accuracy"]}

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from compiler.candidate import file_digest
 from compiler.compare import Hop
 from compiler.evidence import Race
 from compiler.passes import MODEL
-from compiler.search.measure import filled
+from compiler.search.measure import filled, kept
 from compiler.search.subject import time_in_turn
 from compiler.statistics import MIN_BLOCKS, Ratio, time_ratio
 from compiler.target import VariantPlan
 from compiler.variants import Variant, Variants
-from skerry.errors import BackendError
+from skerry.errors import BackendError, MachineBusy
+from skerry.execution.turns import Timed
 from skerry.manifest import Requires
 
 _RACE_S = 6.0
@@ -67,7 +69,7 @@ class Offers:
             return self._held(self._raced(plan, requires, found, here=why is None))
         except BackendError as exc:
             self._leave_out(plan, f"{plan.backend} does not run it: {exc}")
-        except _Lost as lost:
+        except (_Lost, MachineBusy) as lost:
             self._leave_out(plan, str(lost))
         return None
 
@@ -80,6 +82,8 @@ class Offers:
         if not here:
             return self.variants.held(made)
         job, (ratio, of_fp32) = self.variants.passes.job, self._race(made, twin)
+        if ratio.undecided and not job.keep_slower and job.replay is None:
+            raise _Lost(ratio.busy)
         words = f"{ratio.median:.2f} of {twin.plan.id}'s time, {ratio.at_most:.2f} at most"
         if not (ratio.faster or job.keep_slower or job.replay is not None):
             raise _Lost(f"on {plan.backend} the same file takes {words}")
@@ -99,17 +103,20 @@ class Offers:
         )
 
     def _race(self, made: Variant, twin: Variant) -> tuple[Ratio, Ratio]:
-        """Its time against the variant beside it, and against fp32. Kept in the work directory, as all times are."""
+        """Its time against the variant beside it, and against fp32. Kept, as all times that decide."""
         variants, fp32 = self.variants, self.variants.exported / MODEL
         models, on = [made.path, twin.path, fp32], [made.plan.backend, twin.plan.backend, "onnxrt"]
 
-        def run(rounds: int) -> list[list[float]]:
+        def run(rounds: int) -> Timed:
             return time_in_turn(models, rounds, variants.clock, on)
 
+        def ratio(found: Timed, base: int) -> Ratio:
+            return time_ratio(found.times_ms[0], found.times_ms[base], found.had_processor)
+
         config = {"models": [file_digest(model) for model in models], "on": on, "seconds": _RACE_S}
-        make = lambda _folder: {"times_ms": filled(run, _RACE_S, MIN_BLOCKS)}  # noqa: E731
-        times = variants.passes.work.cached("race", 1, [], config, make).facts["times_ms"]
-        return time_ratio(times[0], times[1]), time_ratio(times[0], times[2])
+        time = partial(filled, run, _RACE_S, MIN_BLOCKS)
+        found = kept(variants.passes.work, "race", config, time, lambda found: not ratio(found, 1).undecided)
+        return ratio(found, 1), ratio(found, 2)
 
     def _held(self, made: Variant | None) -> Variant | None:
         """An offer on the reference and within the budget, as whatever ships."""

@@ -22,8 +22,9 @@ from compiler.passes import MODEL
 from compiler.prune import RECORD, Cut, Ladder
 from compiler.search.measure import Measure
 from compiler.search.subject import whole
-from compiler.statistics import MIN_BLOCKS, SLOWER, time_ratio
+from compiler.statistics import SLOWER
 from skerry.clock import Clock
+from skerry.errors import MachineBusy
 
 ROOM = 0.5  # of the budget: what pruning may be planned to lose; the rest is left to quantization
 _TIMED_S = 2.0
@@ -79,6 +80,7 @@ class Climb:
         """Down from the most pruned rung that is faster. What was made and measured stays in the work directory.
 
         Raises:
+            MachineBusy: a rung's time decides nothing.
             UserCodeError, CompileError: as `Ladder` does.
         """
         if why := too_few(len(self.data.report), self._room, classifies=self.ladder.interface.task == "classification"):
@@ -113,9 +115,10 @@ class Climb:
         """Beside the dense net, in turns, one thread. Fine-tuning changes numbers and no shape: the time stays."""
         self.say(f"timing the net without {ratio:.1%} of its channels beside the dense one")
         path, dense = model / MODEL, whole(self.dense, self.ladder.work, self.clock)
-        times = self.measure.times(dense, [path, self.dense], _TIMED_S, MIN_BLOCKS)
-        assert times is not None  # noqa: S101 - fp32 runs wherever the compiler does
-        time = time_ratio(*times)
+        beside = self.measure.beside(dense, path, self.dense, _TIMED_S)
+        assert beside is not None  # noqa: S101 - fp32 runs wherever the compiler does
+        if (time := beside.ratio).undecided:
+            raise MachineBusy(f"{ratio:.1%} of the channels pruned: {time.busy}")
         return Rung(
             ratio=ratio,
             parameters=tuple(model.facts["parameters"]),

@@ -13,12 +13,13 @@ from safetensors.numpy import load_file
 from compiler import accuracy, contest
 from compiler.accuracy import Answers, Difference
 from compiler.common_layers import Compared
-from compiler.contest import Asked, Timed
+from compiler.contest import Asked
 from compiler.footage import Footage
 from compiler.statistics import Interval, median_interval, share_interval
 from compiler.unpacked import Opened, differences
 from skerry.errors import BackendError
 from skerry.execution.parity import Agreement, Noise, agree
+from skerry.execution.turns import Timed
 from skerry.manifest import Detection, Manifest
 from skerry.wire import ProofReport
 

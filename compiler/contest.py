@@ -7,11 +7,11 @@ runs, as on a device: pre-processing, backend, decoder (skerry.execution). One t
 from __future__ import annotations
 
 import itertools
-import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from skerry.execution.ingraph import make_preprocessor, make_reader
 from skerry.execution.parity import proof_decoder
 from skerry.execution.processing import Decoder, Frame
 from skerry.execution.prove import environment, limit_process, measure
+from skerry.execution.turns import Timed, Turns
 from skerry.manifest import Detection, Manifest, Variant
 from skerry.wire import Answer, ProofReport
 
@@ -86,13 +87,6 @@ class Asked(msgspec.Struct, frozen=True):
     """The answers to each frame: at least two labels, or the boxes down to the score that a metric wants."""
 
     answers: list[list[Answer]]
-
-
-class Timed(msgspec.Struct, frozen=True):
-    """Milliseconds of each round, by entry; and the share of that time in which this process had a processor."""
-
-    times_ms: list[list[float]]
-    had_processor: float
 
 
 Job = AskJob | TimeJob | ProveJob | LayersJob
@@ -191,26 +185,17 @@ def _time(job: TimeJob, clock: Clock) -> Timed:
     """A round is one frame through every entry; in every other round they run in the opposite order."""
     runners = [_Runner(entry) for entry in job.entries]
     frames = list(_frames(job.frames))
-    times: list[list[float]] = [[] for _ in runners]
     for runner in runners:
         for frame in frames[:_WARM_UP]:
             runner.as_on_device(frame)
-    begun, used = clock.monotonic(), _processor_s()
-    until = begun + job.seconds
-    for turn in range(_ROUNDS):
-        frame = frames[turn % len(frames)]
-        for runner, taken in list(zip(runners, times, strict=True))[:: -1 if turn % 2 else 1]:
-            started = clock.monotonic()
-            runner.as_on_device(frame)
-            taken.append((clock.monotonic() - started) * 1e3)
-        if turn + 1 >= _LEAST_ROUNDS and clock.monotonic() > until:
+    turns = Turns(len(runners), clock)
+    for number in range(_ROUNDS):
+        frame = frames[number % len(frames)]
+        for index, runner in list(enumerate(runners))[:: -1 if number % 2 else 1]:
+            turns.take(index, partial(runner.as_on_device, frame))
+        if number + 1 >= _LEAST_ROUNDS and turns.seconds > job.seconds:
             break
-    return Timed(times, min(1.0, (_processor_s() - used) / (clock.monotonic() - begun)))
-
-
-def _processor_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return turns.timed()
 
 
 def _prove(job: ProveJob, clock: Clock) -> ProofReport:

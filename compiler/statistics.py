@@ -29,6 +29,10 @@ Counts = Floats | NDArray[np.int64] | float
 ERROR = 0.05  # of every bound
 MIN_BLOCKS = 30
 SLOWER = 0.97  # a variant is faster if the upper bound of its paired time ratio stays below
+BUSY = 0.8  # a machine is, if less of a processor is to be had
+# What a busy machine may do to a ratio of processor times, by emptying caches: with an eighth of a processor INT8 took
+# 0.82 to 1.1 times the share of fp32's that it takes on an idle one (docs/decisions/0020).
+DOUBT = 1.25
 
 _Z95 = 1.6449
 _Z_BOTH = 1.96  # both ends of 95 %
@@ -259,20 +263,50 @@ def _bisect(true_at: Callable[[float], bool]) -> float:
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
+def doubt(had_processor: float) -> float:
+    """The factor by which a ratio may be wrong either way besides its interval."""
+    return 1.0 if had_processor >= BUSY else DOUBT
+
+
 @dataclass(frozen=True)
 class Ratio:
-    """One model's time over another's, both timed in turn."""
+    """One model's time over another's, both timed in turn.
+
+    Attributes:
+        had_processor: of a processor, what there was meanwhile.
+    """
 
     median: float
     at_most: float
+    at_least: float = 0.0
+    had_processor: float = 1.0
 
     @property
     def faster(self) -> bool:
         """The rule that no variant ships without: beyond doubt faster than what it stands beside."""
-        return self.at_most < SLOWER
+        return self.at_most * doubt(self.had_processor) < SLOWER
+
+    @property
+    def undecided(self) -> bool:
+        """The machine was too busy for a verdict. An idle one always has one: not beyond doubt faster."""
+        slower = self.at_least >= SLOWER * doubt(self.had_processor)
+        return self.had_processor < BUSY and not self.faster and not slower
+
+    @property
+    def busy(self) -> str:
+        """What is to be said and done where it is `undecided`."""
+        return too_busy(f"{self.at_least:.2f} to {self.at_most:.2f} of the time", self.had_processor)
 
 
-def time_ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
+def too_busy(found: str, had_processor: float) -> str:
+    """Why ``found`` decides nothing, and what to do."""
+    return (
+        f"the machine is too busy to time on: {had_processor:.0%} of a processor, where {found} decides nothing; run "
+        "again when it is quiet, --resume goes on here"
+    )
+
+
+def time_ratio(times: Sequence[float], base: Sequence[float], had_processor: float = 1.0) -> Ratio:
     """The ratio of two series that were timed in turn.
 
     Raises:
@@ -281,7 +315,7 @@ def time_ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
     if len(times) != len(base) or len(times) < MIN_BLOCKS:
         raise ValueError(f"{len(times)} and {len(base)} rounds; expected as many of each, {MIN_BLOCKS} at least")
     found = median_interval([a / b for a, b in zip(times, base, strict=True)], ERROR)
-    return Ratio(found.value, found.high)
+    return Ratio(found.value, found.high, found.low, had_processor)
 
 
 def median_at_most(values: Sequence[float]) -> float:

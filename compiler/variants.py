@@ -26,10 +26,11 @@ from compiler.search.measure import Measure
 from compiler.search.outcome import Outcome
 from compiler.search.search import Search
 from compiler.search.subject import OnnxSubject, whole
-from compiler.statistics import MIN_BLOCKS, Ratio, time_ratio
+from compiler.statistics import Ratio
 from compiler.target import VariantPlan
 from compiler.units import fusion_units
 from skerry.clock import Clock
+from skerry.errors import MachineBusy
 from skerry.manifest import Interface, Requires
 
 _TIMED_S = 2.0
@@ -122,7 +123,11 @@ class Variants:
         return None if made is None else self.held(made)
 
     def timed(self, variant: Variant) -> Variant | None:
-        """The variant with its time against fp32; None if it is not faster than the fp32 beside it, which is said."""
+        """The variant with its time against fp32; None if it is not faster than the fp32 beside it, which is said.
+
+        Raises:
+            MachineBusy: nobody can tell.
+        """
         if not variant.here or variant.plan.precision == "fp32":
             return variant
         job, time = self.passes.job, self._time(variant.plan, variant.path)
@@ -130,6 +135,8 @@ class Variants:
         beside = any(plan.precision == "fp32" for plan, _ in job.plans)
         if time.faster or not beside or job.keep_slower or job.replay is not None:
             return timed
+        if time.undecided:
+            raise MachineBusy(f"{variant.plan.id}: {time.busy}, or --keep-slower ships it whatever its time")
         self._leave_out(variant.plan, f"it takes {time.median:.2f} of fp32's time ({time.at_most:.2f} at most)")
         return None
 
@@ -227,11 +234,9 @@ class Variants:
 
     def _time(self, plan: VariantPlan, model: Path) -> Ratio:
         """Kept in the work directory, so that a compilation that goes on decides as before."""
-        times = self._measure.times(
-            self._subject(plan, here=True), [model, self.exported / MODEL], _TIMED_S, MIN_BLOCKS
-        )
-        assert times is not None  # noqa: S101 - it was asked for a variant that runs here
-        return time_ratio(*times)
+        beside = self._measure.beside(self._subject(plan, here=True), model, self.exported / MODEL, _TIMED_S)
+        assert beside is not None  # noqa: S101 - it was asked for a variant that runs here
+        return beside.ratio
 
     def held(self, variant: Variant) -> Variant:
         """Counts its accuracy as it is now, if there are samples to count on, and holds it to the budget."""

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 
 from compiler.accuracy import Difference
 from compiler.comparison import Agreed, Comparison, Side
-from compiler.statistics import Interval
+from compiler.statistics import BUSY, Interval, doubt
 from skerry.execution.parity import CLEAN_DB
-
-# The share of the time in which a processor is to be had. With less than the first, the interval may be the machine's
-# doing; with less than the second it is: one of two equal models was "0.68 to 0.89 of the other's time".
-_BUSY, _TOO_BUSY = 0.8, 0.5
 
 
 def verdicts(found: Comparison) -> Iterator[str]:
@@ -59,9 +55,10 @@ def _answers(found: Agreed) -> str:
 
 def _latency(found: Comparison) -> str:
     busy = f"this machine was busy, {found.had_processor:.0%} of a processor was to be had: repeat it when it is idle"
-    if found.had_processor < _TOO_BUSY:
-        return f"nothing can be said: {busy}"
-    return _times(found.time_ratio) + (f" ({busy})" if found.had_processor < _BUSY else "")
+    if found.had_processor >= BUSY:
+        return _times(found.time_ratio)
+    less, more = found.time_ratio.high * doubt(found.had_processor), found.time_ratio.low / doubt(found.had_processor)
+    return f"{_times(found.time_ratio)} ({busy})" if less < 1 or more > 1 else f"nothing can be said: {busy}"
 
 
 def _times(ratio: Interval) -> str:

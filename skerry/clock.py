@@ -60,6 +60,11 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+def processor_s() -> float:
+    """Seconds that processors have spent on this process, all its threads together."""
+    return time.process_time()
+
+
 def new_id() -> str:
     """A fresh identity: 128 random bits as 32 hexadecimal digits."""
     return secrets.token_hex(16)

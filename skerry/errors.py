@@ -26,6 +26,7 @@ its traceback.
     │   ├── CalibrationError    too little or unusable calibration data
     │   ├── DatasetError        labelled samples that cannot be used
     │   ├── BudgetError         accuracy or latency past its limit, or too few samples to show that it is not
+    │   ├── MachineBusy         other work kept the processors, and no time that was taken decides anything
     │   ├── PlanError           a plan that cannot be replayed: its inputs or tools are not these
     │   └── ParityError         a hop differs from the one before by more than the limits allow
     ├── StorageError            the disk refused
@@ -132,6 +133,10 @@ class DatasetError(CompileError):
 
 class BudgetError(CompileError):
     """Accuracy or latency is past its limit, or too few samples show that it is not."""
+
+
+class MachineBusy(CompileError):
+    """Other work kept the processors: times decide nothing. The same command on a quiet machine goes on."""
 
 
 class PlanError(CompileError):

@@ -100,7 +100,7 @@ class Worker:
         image = np.zeros(shape, entry(self._adopted.model, self._original.name).dtype)
         runs: dict[str, Callable[[], object]] = {NAME: lambda: original(image)}
         runs.update(runs_of(models, backends or {}))
-        return {"times_ms": take_turns(runs, seconds, self._progress)}
+        return take_turns(runs, seconds, self._progress)
 
     def _run(self, image: Array) -> dict[str, Array]:
         return self._original.ours(self._reference(image), self._adopted.rows)

@@ -1,12 +1,14 @@
-"""Timing models in turn, so that drift of the machine's speed falls on all of them alike."""
+"""Timing the reference and what was made of it, in turn. See `skerry.execution.turns`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from skerry.clock import SystemClock
 from skerry.execution.backend import backend_class
+from skerry.execution.turns import Turns
 
 _MIN_ROUNDS = 5
 
@@ -20,18 +22,15 @@ def runs_of(models: Mapping[str, str], backends: Mapping[str, str]) -> dict[str,
 
 def take_turns(
     runs: Mapping[str, Callable[[], object]], seconds: float, progress: Callable[[str], None]
-) -> dict[str, list[float]]:
-    """Milliseconds per run, one list per model, for about ``seconds``."""
+) -> dict[str, Any]:
+    """Milliseconds of processor time per run, by model, for about ``seconds``; and what there was of one."""
     for run in [*runs.values()] * 2:
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    clock = SystemClock()
-    began, rounds = clock.monotonic(), 0
-    while rounds < _MIN_ROUNDS or clock.monotonic() - began < seconds:
-        for name, run in runs.items():
-            started = clock.monotonic()
-            run()
-            times[name].append((clock.monotonic() - started) * 1e3)
+    turns, rounds = Turns(len(runs), SystemClock()), 0
+    while rounds < _MIN_ROUNDS or turns.seconds < seconds:
+        for number, run in enumerate(runs.values()):
+            turns.take(number, run)
         rounds += 1
         progress(f"timing, round {rounds}")
-    return times
+    timed = turns.timed()
+    return {"times_ms": dict(zip(runs, timed.times_ms, strict=True)), "had_processor": timed.had_processor}

@@ -138,7 +138,7 @@ class Worker:
         outputs: list[str],
         backends: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Times torch eager and ONNX files with one thread each, in turn. Milliseconds, one list per model.
+        """Times torch eager and ONNX files with one thread each, in turn. As `take_turns`.
 
         ``backends`` says what runs those that ONNX Runtime does not.
         """
@@ -146,7 +146,7 @@ class Worker:
         example = torch.zeros(shape)
         runs: dict[str, Callable[[], object]] = {"torch": lambda: self._run(example, outputs)}
         runs.update(runs_of(models, backends or {}))
-        return {"times_ms": take_turns(runs, seconds, self._progress)}
+        return take_turns(runs, seconds, self._progress)
 
     def _run(self, tensor: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
         with torch.no_grad():

@@ -5,11 +5,12 @@ Only what was measured counts here; what `compiler.search.knapsack` predicted do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.budget import Budget
-from compiler.statistics import SLOWER, Ratio
+from compiler.statistics import SLOWER, Ratio, doubt, too_busy
 
 _ALIKE = 1.03  # times this close are one time: then the less damaged candidate is the better one
 
@@ -59,6 +60,19 @@ def slow(trial: Trial, budget: Budget) -> str | None:
     if budget.max_latency_ms is not None and trial.ms is not None and trial.ms > budget.max_latency_ms:
         return f"it takes {trial.ms:.2f} ms at most, {budget.max_latency_ms:g} allowed"
     return None
+
+
+def undecided(trial: Trial, budget: Budget) -> str | None:
+    """Why only a quiet machine can tell whether a candidate may ship, or None if it needs none for that."""
+    late, limit = trial.ms, budget.max_latency_ms
+    if trial.refused is not None or trial.drop > budget.aim or trial.time is None or late is None:
+        return None
+    at_most = math.inf if limit is None else limit * doubt(trial.time.had_processor)
+    if late > at_most:
+        return None
+    if trial.time.undecided:
+        return trial.time.busy
+    return too_busy(f"{late:.2f} ms at most", trial.time.had_processor) if limit is not None and late > limit else None
 
 
 def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:

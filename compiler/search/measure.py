@@ -1,11 +1,13 @@
 """What is measured of a candidate: its damage, its answers, its time. Each is kept in the work directory.
 
-A search that was cut off goes on behind the last of them that ended.
+A search that was cut off goes on behind the last of them that ended. A time that decides nothing, since the machine was
+busy, is measured anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,17 +21,41 @@ from compiler.dataset import Labelled
 from compiler.samples import Sample
 from compiler.search.sensitivity import damage
 from compiler.search.subject import Subject
+from compiler.statistics import MIN_BLOCKS, Ratio, median_at_most, time_ratio
 from skerry.disk import Disk
 from skerry.documents import parse
 from skerry.execution.backend import Tensors
 from skerry.execution.frames import read_frames
 from skerry.execution.processing import Preprocessor
+from skerry.execution.turns import Timed
 from skerry.manifest import Interface
 from skerry.wire import Answer
 
 _PROBE_ROUNDS = 3
 _MOST_ROUNDS = 400
+_TRIES = 3  # to find the machine quiet enough for a verdict
+_LEAST_SHARE = 0.01  # of a processor: so little promises no number of rounds
 _FILE = "answers.json"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A model's time beside another's.
+
+    Attributes:
+        at_most_ms: upper end of the interval of its own median.
+    """
+
+    ratio: Ratio
+    at_most_ms: float
+
+
+class _TooBusy(Exception):
+    """Carries past the work directory what must not be kept there."""
+
+    def __init__(self, found: Timed) -> None:
+        super().__init__()
+        self.found = found
 
 
 class Measure:
@@ -71,17 +97,28 @@ class Measure:
         return float(self._work.cached("damage", 1, [], config, make).facts["damage"])
 
     def times(self, subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
-        """Milliseconds of models that are run in turn for about so long; None if they cannot be run here."""
+        """Milliseconds of models that are run in turn for about so long; None if they cannot be run here.
+
+        For ranking: kept however busy the machine was. What decides: `beside`.
+        """
+        found = self._timed(subject, models, seconds, least, lambda _found: True)
+        return None if found is None else found.times_ms
+
+    def beside(
+        self, subject: Subject, model: Path, base: Path, seconds: float, least: int = MIN_BLOCKS
+    ) -> Beside | None:
+        """A model's time against that of ``base``, for a verdict; None likewise."""
+        found = self._timed(subject, [model, base], seconds, least, lambda found: not _ratio(found).undecided)
+        return None if found is None else Beside(_ratio(found), median_at_most(found.times_ms[0]))
+
+    def _timed(
+        self, subject: Subject, models: Sequence[Path], seconds: float, least: int, keeps: Callable[[Timed], bool]
+    ) -> Timed | None:
         if not subject.here:
             return None
-
-        def make(_folder: Path) -> Mapping[str, object]:
-            return {"times_ms": measured(subject, models, seconds, least)}
-
         digests = [file_digest(model) for model in models]
         config = {"models": digests, "runs": _runs(subject), "seconds": seconds, "least": least}
-        found = self._work.cached("times", 1, [], config, make).facts["times_ms"]
-        return [[float(ms) for ms in series] for series in found]
+        return kept(self._work, "times", config, partial(filled, partial(subject.time, models), seconds, least), keeps)
 
     def _of(self, samples: Sequence[Sample]) -> dict[str, object]:
         view = self._interface
@@ -110,15 +147,35 @@ class Measure:
         return (self._inputs[s.digest] for s in samples)
 
 
-def measured(subject: Subject, models: Sequence[Path], seconds: float, least: int) -> list[list[float]] | None:
+def kept(work: Work, name: str, config: object, time: Callable[[], Timed], keeps: Callable[[Timed], bool]) -> Timed:
+    """What ``time`` finds: in the work directory if ``keeps`` says so, else as it is after a few tries."""
+
+    def make(_folder: Path) -> Mapping[str, object]:
+        for _ in range(_TRIES):
+            if keeps(found := time()):
+                return {"timed": msgspec.to_builtins(found)}
+        raise _TooBusy(found)
+
+    try:
+        return msgspec.convert(work.cached(name, 2, [], config, make).facts["timed"], Timed)
+    except _TooBusy as busy:
+        return busy.found
+
+
+def measured(subject: Subject, models: Sequence[Path], seconds: float, least: int) -> Timed | None:
     """Times models in turn, in as many rounds as fill the ``seconds``, ``least`` at least; None as above."""
     return filled(partial(subject.time, models), seconds, least) if subject.here else None
 
 
-def filled(time: Callable[[int], list[list[float]]], seconds: float, least: int) -> list[list[float]]:
+def filled(time: Callable[[int], Timed], seconds: float, least: int) -> Timed:
     """What ``time`` finds in as many rounds as fill the ``seconds``, ``least`` at least."""
-    round_ms = sum(float(np.median(series)) for series in time(_PROBE_ROUNDS))
+    probe = time(_PROBE_ROUNDS)
+    round_ms = sum(float(np.median(series)) for series in probe.times_ms) / max(probe.had_processor, _LEAST_SHARE)
     return time(max(least, min(_MOST_ROUNDS, int(seconds * 1e3 / round_ms))))
+
+
+def _ratio(found: Timed) -> Ratio:
+    return time_ratio(found.times_ms[0], found.times_ms[1], found.had_processor)
 
 
 def _runs(subject: Subject) -> list[object]:

@@ -21,14 +21,15 @@ from compiler.candidate import Work
 from compiler.dataset import Dataset, Labelled
 from compiler.samples import Sample
 from compiler.search import outcome
-from compiler.search.choice import Trial, choose, repairs, slow
+from compiler.search.choice import Trial, choose, repairs, slow, undecided
 from compiler.search.knapsack import Option, proposals
 from compiler.search.measure import Measure, measured
 from compiler.search.outcome import Outcome, named
 from compiler.search.sensitivity import by_macs, gain, settle
 from compiler.search.subject import Subject
-from compiler.statistics import MIN_BLOCKS, median_at_most, time_ratio
+from compiler.statistics import MIN_BLOCKS, doubt, median_at_most, time_ratio, too_busy
 from skerry.disk import Disk
+from skerry.errors import MachineBusy
 from skerry.manifest import Detection, Interface
 from skerry.wire import Answer
 
@@ -80,6 +81,7 @@ class Search:
         """Searches. What was built and measured stays in the work directory, also on Ctrl-C.
 
         Raises:
+            MachineBusy: no time that could be measured decides.
             CompileError: or its kin (skerry/errors.py).
         """
         self.options = [self._rank(subject) for subject in self.rungs]
@@ -183,16 +185,15 @@ class Search:
 
     def _trial(self, number: int, keep: frozenset[str], model: Path) -> Trial:
         subject, found = self.rungs[number], self._compare(self.rungs[number], model, self._truth)
-        times = self._measure.times(subject, [model, self._whole], self.effort.try_s, MIN_BLOCKS)
-        ratio = None if times is None else time_ratio(*times)
+        beside = self._measure.beside(subject, model, self._whole, self.effort.try_s)
         return Trial(
             rung=number,
             keep=keep,
             drop=found.drop.points,
             planned=found.planned(len(self.data.report if isinstance(self.data, Dataset) else self.data)),
-            time=ratio,
-            ms=None if times is None else median_at_most(times[0]),
-            cost=_work_left(subject, keep) if ratio is None else ratio.median,
+            time=None if beside is None else beside.ratio,
+            ms=None if beside is None else beside.at_most_ms,
+            cost=_work_left(subject, keep) if beside is None else beside.ratio.median,
             bytes=model.stat().st_size,
             refused=subject.refused(model),
         )
@@ -209,11 +210,14 @@ class Search:
     def _confirm(self, chosen: Trial | None) -> Outcome:
         """Times the choice anew: the fastest of many looks faster than it is."""
         if chosen is None:
+            for trial in self.trials:
+                self._check_decided(trial)
             return self._float(outcome.why_none(self.rungs, list(self.trials), self._aim))
         subject, model, now = self.rungs[chosen.rung], self.trials[chosen], chosen
         self.say(f"{self.variant}: confirming {named(subject, chosen.keep)}")
-        if times := measured(subject, [model, self._whole], self.effort.confirm_s, 2 * MIN_BLOCKS):
-            now = replace(chosen, time=time_ratio(*times), ms=median_at_most(times[0]))
+        if beside := self._measure.beside(subject, model, self._whole, self.effort.confirm_s, 2 * MIN_BLOCKS):
+            now = replace(chosen, time=beside.ratio, ms=beside.at_most_ms)
+            self._check_decided(now)
             if why := slow(now, self.budget):
                 return self._float(f"timed again, {why}")
         kept = [unit for unit in subject.units if unit.name in chosen.keep]
@@ -245,11 +249,19 @@ class Search:
             return replace(self._float(held.words), accuracy=held.accuracy)
         return replace(shipped, accuracy=held.accuracy, words=(*shipped.words, held.words), refusal=held.refusal)
 
+    def _check_decided(self, trial: Trial) -> None:
+        if why := undecided(trial, self._aim):
+            raise MachineBusy(f"{self.variant}: {why}")
+
     def _float(self, why: str) -> Outcome:
         """fp32 alone; refused if it is too slow for the budget itself."""
         refusal, limit = None, self.budget.max_latency_ms
-        if limit is not None and (times := measured(self.rungs[0], [self._whole], self.effort.try_s, MIN_BLOCKS)):
-            at_most = median_at_most(times[0])
+        if limit is not None and (alone := measured(self.rungs[0], [self._whole], self.effort.try_s, MIN_BLOCKS)):
+            at_most = median_at_most(alone.times_ms[0])
+            if limit < at_most <= limit * doubt(alone.had_processor):
+                raise MachineBusy(
+                    f"{self.variant}: {too_busy(f'{at_most:.2f} ms at most for fp32', alone.had_processor)}"
+                )
             if at_most > limit:
                 refusal = f"{limit:g} ms cannot be held: fp32 takes {at_most:.2f} at most, and {self.variant}: {why}"
         return Outcome(

@@ -18,6 +18,7 @@ from compiler.accuracy import Run
 from compiler.candidate import Work, file_digest
 from skerry.clock import Clock
 from skerry.execution.backend import backend_class
+from skerry.execution.turns import Timed, Turns
 
 _WARM_UP = 3
 _ONNXRT = "onnxrt"
@@ -70,8 +71,8 @@ class Subject(Protocol):
     def run(self, model: Path) -> Run:
         """Runs a model for its answers, with the arithmetic of its target."""
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
-        """Milliseconds of each model in each round, taken in turn. Asked only where ``here``."""
+    def time(self, models: Sequence[Path], rounds: int) -> Timed:
+        """Each model in each round, taken in turn. Asked only where ``here``."""
 
     def refused(self, model: Path) -> str | None:
         """Why the recipe's own limits refuse a model, or None."""
@@ -123,7 +124,7 @@ class OnnxSubject:
             return compare.on_backend(model, self._runs_on(model))
         return compare.literally(onnx.load(model))
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
+    def time(self, models: Sequence[Path], rounds: int) -> Timed:
         return time_in_turn(models, rounds, self.clock, [self._runs_on(model) for model in models])
 
     def _runs_on(self, model: Path) -> str:
@@ -138,10 +139,8 @@ def whole(model: Path, work: Work, clock: Clock) -> OnnxSubject:
     return OnnxSubject((), model, lambda _path, _nodes, _draft: None, None, work, clock)
 
 
-def time_in_turn(
-    models: Sequence[Path], rounds: int, clock: Clock, on: Sequence[str] | None = None
-) -> list[list[float]]:
-    """Milliseconds of one run each, one thread, in turn. ``on`` names the backend of each, ONNX Runtime if it is None.
+def time_in_turn(models: Sequence[Path], rounds: int, clock: Clock, on: Sequence[str] | None = None) -> Timed:
+    """One run each, one thread, in turn. ``on`` names the backend of each, ONNX Runtime if it is None.
 
     Every second round goes the way of the one before backwards, so that a drift hits all alike; and that way is drawn
     anew, from a fixed seed, so that whatever beats on the machine in a rhythm does not beat on the same model always.
@@ -151,11 +150,9 @@ def time_in_turn(
     for backend in backends * _WARM_UP:
         backend.run()
     random, order = np.random.default_rng(0), np.arange(len(backends))
-    times: list[list[float]] = [[] for _ in backends]
+    turns = Turns(len(backends), clock)
     for number in range(rounds):
         order = order[::-1] if number % 2 else random.permutation(len(backends))
         for index in order:
-            started = clock.monotonic()
-            backends[index].run()
-            times[index].append((clock.monotonic() - started) * 1e3)
-    return times
+            turns.take(int(index), backends[index].run)
+    return turns.timed()

@@ -26,6 +26,7 @@ from compiler.search.outcome import Outcome
 from compiler.search.search import Effort, Search
 from skerry.clock import SystemClock
 from skerry.disk import Disk
+from skerry.execution.turns import Timed
 from skerry.manifest import Detection, Interface, Preprocess, Tensor
 
 QUICK = Effort(0.001, 0.001, 0.001)
@@ -62,6 +63,7 @@ class Simulated:
     backend: str = "onnxrt"
     pruned: float = 0.0
     scale: float = 1.0  # of the time
+    had_processor: float = 1.0
     refuses: Callable[[Collection[str]], str | None] = lambda _keep: None
     built: list[frozenset[str]] = field(default_factory=list)
     jitter: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
@@ -89,9 +91,9 @@ class Simulated:
 
         return answer
 
-    def time(self, models: Sequence[Path], rounds: int) -> list[list[float]]:
+    def time(self, models: Sequence[Path], rounds: int) -> Timed:
         assert self.here
-        return [[self.once(model) for _ in range(rounds)] for model in models]
+        return Timed([[self.once(model) for _ in range(rounds)] for model in models], self.had_processor)
 
     def once(self, model: Path) -> float:
         kept = self.kept(model)

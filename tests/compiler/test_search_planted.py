@@ -139,7 +139,7 @@ def test_models_are_timed_forwards_and_backwards(place: Place, done: tuple[Searc
     _, found = done
     assert found.model is not None
 
-    times = time_in_turn([place.net, found.model, place.net], 20, SystemClock())
+    times = time_in_turn([place.net, found.model, place.net], 20, SystemClock()).times_ms
 
     assert [len(series) for series in times] == [20, 20, 20]
     assert min(map(min, times)) > 0
