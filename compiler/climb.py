@@ -22,7 +22,7 @@ from compiler.passes import MODEL
 from compiler.prune import RECORD, Cut, Ladder
 from compiler.search.measure import Measure
 from compiler.search.subject import whole
-from compiler.statistics import SLOWER
+from compiler.statistics import SLOWER, Ratio
 from skerry.clock import Clock
 from skerry.errors import MachineBusy
 
@@ -80,16 +80,21 @@ class Climb:
         """Down from the most pruned rung that is faster. What was made and measured stays in the work directory.
 
         Raises:
-            MachineBusy: a rung's time decides nothing.
+            MachineBusy: the time of a rung that might be taken decides nothing.
             UserCodeError, CompileError: as `Ladder` does.
         """
         if why := too_few(len(self.data.report), self._room, classifies=self.ladder.interface.task == "classification"):
             self.said(why)
         every = self._cut()
         cut = {ratio: model for ratio, model in every.items() if "nothing" not in model.facts}
-        rungs = {ratio: self._timed(ratio, model) for ratio, model in cut.items()}
+        times = {ratio: self._time(ratio, model) for ratio, model in cut.items()}
+        rungs = {ratio: _rung(ratio, model, times[ratio]) for ratio, model in cut.items()}
         taken = None
-        for ratio in sorted((r.ratio for r in rungs.values() if faster(r)), reverse=True):
+        for ratio in sorted(rungs, reverse=True):
+            if times[ratio].undecided:
+                raise MachineBusy(f"{ratio:.1%} of the channels pruned: {times[ratio].busy}")
+            if not faster(rungs[ratio]):
+                continue
             tuned, rungs[ratio] = self._tried(rungs[ratio], cut[ratio])
             self.said(words(rungs[ratio]))
             if obstacle(rungs[ratio], self._room) is None:
@@ -111,22 +116,13 @@ class Climb:
             found[ratio] = self.ladder.cut(ratio)
         return found
 
-    def _timed(self, ratio: float, model: Candidate) -> Rung:
+    def _time(self, ratio: float, model: Candidate) -> Ratio:
         """Beside the dense net, in turns, one thread. Fine-tuning changes numbers and no shape: the time stays."""
         self.say(f"timing the net without {ratio:.1%} of its channels beside the dense one")
-        path, dense = model / MODEL, whole(self.dense, self.ladder.work, self.clock)
-        beside = self.measure.beside(dense, path, self.dense, _TIMED_S)
+        dense = whole(self.dense, self.ladder.work, self.clock)
+        beside = self.measure.beside(dense, model / MODEL, self.dense, _TIMED_S)
         assert beside is not None  # noqa: S101 - fp32 runs wherever the compiler does
-        if (time := beside.ratio).undecided:
-            raise MachineBusy(f"{ratio:.1%} of the channels pruned: {time.busy}")
-        return Rung(
-            ratio=ratio,
-            parameters=tuple(model.facts["parameters"]),
-            macs=tuple(model.facts["macs"]),
-            times_dense=time.median,
-            times_dense_at_most=time.at_most,
-            bytes=path.stat().st_size,
-        )
+        return beside.ratio
 
     def _tried(self, rung: Rung, cut: Candidate) -> tuple[Candidate, Rung]:
         """Fine-tuned, if there is data; and counted on the samples that the search may see."""
@@ -139,6 +135,17 @@ class Climb:
         training = model.facts.get("training")
         epoch = training["kept"] if training else None
         return model, replace(rung, epoch=epoch, drop=found.drop.points, planned=found.planned(len(self.data.report)))
+
+
+def _rung(ratio: float, model: Candidate, time: Ratio) -> Rung:
+    return Rung(
+        ratio=ratio,
+        parameters=tuple(model.facts["parameters"]),
+        macs=tuple(model.facts["macs"]),
+        times_dense=time.median,
+        times_dense_at_most=time.at_most,
+        bytes=(model / MODEL).stat().st_size,
+    )
 
 
 def evidence(

@@ -268,6 +268,11 @@ def doubt(had_processor: float) -> float:
     return 1.0 if had_processor >= BUSY else DOUBT
 
 
+def nearly(at_most_ms: float, limit_ms: float | None, had_processor: float) -> bool:
+    """Whether a time is past its limit by no more than a busy machine may have added."""
+    return limit_ms is not None and limit_ms < at_most_ms <= limit_ms * doubt(had_processor)
+
+
 @dataclass(frozen=True)
 class Ratio:
     """One model's time over another's, both timed in turn.

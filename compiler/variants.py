@@ -234,7 +234,9 @@ class Variants:
 
     def _time(self, plan: VariantPlan, model: Path) -> Ratio:
         """Kept in the work directory, so that a compilation that goes on decides as before."""
-        beside = self._measure.beside(self._subject(plan, here=True), model, self.exported / MODEL, _TIMED_S)
+        fp32 = self.exported / MODEL
+        subject = replace(whole(fp32, self.passes.work, self.clock), backend=plan.backend)
+        beside = self._measure.beside(subject, model, fp32, _TIMED_S)
         assert beside is not None  # noqa: S101 - it was asked for a variant that runs here
         return beside.ratio
 

@@ -5,12 +5,11 @@ Only what was measured counts here; what `compiler.search.knapsack` predicted do
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.budget import Budget
-from compiler.statistics import SLOWER, Ratio, doubt, too_busy
+from compiler.statistics import SLOWER, Ratio, nearly, too_busy
 
 _ALIKE = 1.03  # times this close are one time: then the less damaged candidate is the better one
 
@@ -64,15 +63,13 @@ def slow(trial: Trial, budget: Budget) -> str | None:
 
 def undecided(trial: Trial, budget: Budget) -> str | None:
     """Why only a quiet machine can tell whether a candidate may ship, or None if it needs none for that."""
-    late, limit = trial.ms, budget.max_latency_ms
-    if trial.refused is not None or trial.drop > budget.aim or trial.time is None or late is None:
+    if trial.refused is not None or trial.drop > budget.aim or trial.time is None or trial.ms is None:
         return None
-    at_most = math.inf if limit is None else limit * doubt(trial.time.had_processor)
-    if late > at_most:
-        return None
-    if trial.time.undecided:
-        return trial.time.busy
-    return too_busy(f"{late:.2f} ms at most", trial.time.had_processor) if limit is not None and late > limit else None
+    had, limit = trial.time.had_processor, budget.max_latency_ms
+    if nearly(trial.ms, limit, had):
+        return too_busy(f"{trial.ms:.2f} ms at most", had)
+    late = limit is not None and trial.ms > limit
+    return trial.time.busy if trial.time.undecided and not late else None
 
 
 def choose(trials: Sequence[Trial], budget: Budget) -> Trial | None:

@@ -21,7 +21,7 @@ from compiler.dataset import Labelled
 from compiler.samples import Sample
 from compiler.search.sensitivity import damage
 from compiler.search.subject import Subject
-from compiler.statistics import MIN_BLOCKS, Ratio, median_at_most, time_ratio
+from compiler.statistics import MIN_BLOCKS, Ratio, median_at_most, nearly, time_ratio
 from skerry.disk import Disk
 from skerry.documents import parse
 from skerry.execution.backend import Tensors
@@ -48,6 +48,11 @@ class Beside:
 
     ratio: Ratio
     at_most_ms: float
+
+    def decides(self, limit_ms: float | None) -> bool:
+        """The machine was quiet enough for a verdict, on the limit too."""
+        near = nearly(self.at_most_ms, limit_ms, self.ratio.had_processor)
+        return not self.ratio.undecided and not near
 
 
 class _TooBusy(Exception):
@@ -101,24 +106,27 @@ class Measure:
 
         For ranking: kept however busy the machine was. What decides: `beside`.
         """
-        found = self._timed(subject, models, seconds, least, lambda _found: True)
-        return None if found is None else found.times_ms
-
-    def beside(
-        self, subject: Subject, model: Path, base: Path, seconds: float, least: int = MIN_BLOCKS
-    ) -> Beside | None:
-        """A model's time against that of ``base``, for a verdict; None likewise."""
-        found = self._timed(subject, [model, base], seconds, least, lambda found: not _ratio(found).undecided)
-        return None if found is None else Beside(_ratio(found), median_at_most(found.times_ms[0]))
-
-    def _timed(
-        self, subject: Subject, models: Sequence[Path], seconds: float, least: int, keeps: Callable[[Timed], bool]
-    ) -> Timed | None:
         if not subject.here:
             return None
-        digests = [file_digest(model) for model in models]
-        config = {"models": digests, "runs": _runs(subject), "seconds": seconds, "least": least}
-        return kept(self._work, "times", config, partial(filled, partial(subject.time, models), seconds, least), keeps)
+        time = partial(filled, partial(subject.time, models), seconds, least)
+        return kept(self._work, "times", _timing(subject, models, seconds, least), time, lambda _: True).times_ms
+
+    def beside(
+        self,
+        subject: Subject,
+        model: Path,
+        base: Path,
+        seconds: float,
+        limit_ms: float | None = None,
+        least: int = MIN_BLOCKS,
+    ) -> Beside | None:
+        """A model's time against that of ``base``, and against a limit, for a verdict; None likewise."""
+        if not subject.here:
+            return None
+        models = [model, base]
+        time = partial(filled, partial(subject.time, models), seconds, least)
+        config = _timing(subject, models, seconds, least) | {"limit": limit_ms}
+        return _beside(kept(self._work, "beside", config, time, lambda found: _beside(found).decides(limit_ms)))
 
     def _of(self, samples: Sequence[Sample]) -> dict[str, object]:
         view = self._interface
@@ -174,8 +182,15 @@ def filled(time: Callable[[int], Timed], seconds: float, least: int) -> Timed:
     return time(max(least, min(_MOST_ROUNDS, int(seconds * 1e3 / round_ms))))
 
 
-def _ratio(found: Timed) -> Ratio:
-    return time_ratio(found.times_ms[0], found.times_ms[1], found.had_processor)
+def _beside(found: Timed) -> Beside:
+    model, base = found.times_ms
+    return Beside(time_ratio(model, base, found.had_processor), median_at_most(model))
+
+
+def _timing(subject: Subject, models: Sequence[Path], seconds: float, least: int) -> dict[str, object]:
+    """What is timed, in a key."""
+    digests = [file_digest(model) for model in models]
+    return {"models": digests, "runs": _runs(subject), "seconds": seconds, "least": least}
 
 
 def _runs(subject: Subject) -> list[object]:

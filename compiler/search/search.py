@@ -27,7 +27,7 @@ from compiler.search.measure import Measure, measured
 from compiler.search.outcome import Outcome, named
 from compiler.search.sensitivity import by_macs, gain, settle
 from compiler.search.subject import Subject
-from compiler.statistics import MIN_BLOCKS, doubt, median_at_most, time_ratio, too_busy
+from compiler.statistics import MIN_BLOCKS, median_at_most, nearly, time_ratio, too_busy
 from skerry.disk import Disk
 from skerry.errors import MachineBusy
 from skerry.manifest import Detection, Interface
@@ -185,7 +185,7 @@ class Search:
 
     def _trial(self, number: int, keep: frozenset[str], model: Path) -> Trial:
         subject, found = self.rungs[number], self._compare(self.rungs[number], model, self._truth)
-        beside = self._measure.beside(subject, model, self._whole, self.effort.try_s)
+        beside = self._measure.beside(subject, model, self._whole, self.effort.try_s, self.budget.max_latency_ms)
         return Trial(
             rung=number,
             keep=keep,
@@ -215,7 +215,8 @@ class Search:
             return self._float(outcome.why_none(self.rungs, list(self.trials), self._aim))
         subject, model, now = self.rungs[chosen.rung], self.trials[chosen], chosen
         self.say(f"{self.variant}: confirming {named(subject, chosen.keep)}")
-        if beside := self._measure.beside(subject, model, self._whole, self.effort.confirm_s, 2 * MIN_BLOCKS):
+        limit, seconds = self.budget.max_latency_ms, self.effort.confirm_s
+        if beside := self._measure.beside(subject, model, self._whole, seconds, limit, 2 * MIN_BLOCKS):
             now = replace(chosen, time=beside.ratio, ms=beside.at_most_ms)
             self._check_decided(now)
             if why := slow(now, self.budget):
@@ -258,7 +259,7 @@ class Search:
         refusal, limit = None, self.budget.max_latency_ms
         if limit is not None and (alone := measured(self.rungs[0], [self._whole], self.effort.try_s, MIN_BLOCKS)):
             at_most = median_at_most(alone.times_ms[0])
-            if limit < at_most <= limit * doubt(alone.had_processor):
+            if nearly(at_most, limit, alone.had_processor):
                 raise MachineBusy(
                     f"{self.variant}: {too_busy(f'{at_most:.2f} ms at most for fp32', alone.had_processor)}"
                 )

@@ -236,6 +236,31 @@ def test_what_is_not_beyond_doubt_faster_is_not_called_so(ratio: float) -> None:
     assert not time_ratio(*series(ratio, 60, 5)).faster
 
 
+@pytest.mark.parametrize(
+    ("ratio", "had", "verdict"),
+    [
+        (0.5, 0.1, "faster"),
+        (0.9, 0.1, "undecided"),
+        (0.9, 0.95, "faster"),
+        (1.05, 0.1, "undecided"),
+        (1.05, 0.95, "not faster"),
+        (1.5, 0.1, "not faster"),
+    ],
+)
+def test_a_busy_machine_decides_only_what_is_far_from_even(ratio: float, had: float, verdict: str) -> None:
+    found = time_ratio(*series(ratio, 120, 1), had)
+
+    assert found.faster == (verdict == "faster")
+    assert found.undecided == (verdict == "undecided")
+
+
+def test_what_is_undecided_is_told_with_what_to_do() -> None:
+    said = time_ratio(*series(1.0, 120, 1), 0.19).busy
+
+    assert said.startswith("the machine is too busy to time on: 19% of a processor, where ")
+    assert said.endswith("run again when it is quiet, --resume goes on here")
+
+
 def test_fewer_than_thirty_rounds_are_no_measurement() -> None:
     with pytest.raises(ValueError, match="30 at least"):
         time_ratio([1.0] * 29, [1.0] * 29)
