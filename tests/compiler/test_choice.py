@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compiler.budget import Budget
-from compiler.search.choice import Trial, choose, front, obstacle, repairs
+from compiler.search.choice import Trial, choose, front, obstacle, repairs, undecided
 from compiler.search.sensitivity import Gain, by_macs, divergence, gain, settle
 from compiler.statistics import Ratio
 
@@ -165,3 +165,28 @@ def test_one_unit_that_was_measured_badly_does_not_drown_the_others() -> None:
 
 def test_units_without_multiplications_share_alike() -> None:
     assert by_macs([0, 0], 1.0) == [0.5, 0.5]
+
+
+# A busy machine
+
+
+def test_only_what_time_alone_can_rule_out_wants_a_quiet_machine() -> None:
+    near, far = Ratio(0.9, 0.92, 0.88, 0.2), Ratio(0.4, 0.42, 0.38, 0.2)
+
+    assert undecided(trial(0.9, 0.0, time=near), BUDGET)
+    assert undecided(trial(0.4, 0.0, time=far), BUDGET) is None
+    assert undecided(trial(0.9, 0.0), BUDGET) is None
+    assert undecided(trial(0.9, 5.0, time=near), BUDGET) is None
+    assert undecided(trial(0.9, 0.0, time=near, refused="it differs"), BUDGET) is None
+    assert undecided(trial(0.9, 0.0, time=None, ms=None), BUDGET) is None
+
+
+@pytest.mark.parametrize(("ms", "wants"), [(4.9, False), (5.5, True), (7.0, False)])
+def test_a_limit_that_is_passed_by_what_a_busy_machine_adds_wants_a_quiet_one(ms: float, *, wants: bool) -> None:
+    found = undecided(trial(0.4, 0.0, time=Ratio(0.4, 0.42, 0.38, 0.2), ms=ms), Budget(max_latency_ms=5.0))
+
+    assert bool(found) == wants
+
+
+def test_a_quiet_machine_always_decides() -> None:
+    assert undecided(trial(0.98, 0.0, time=Ratio(0.98, 0.99, 0.97, 0.9)), BUDGET) is None
