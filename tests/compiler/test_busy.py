@@ -18,7 +18,7 @@ from compiler.candidate import Candidate, Work
 from compiler.child.timing import take_turns
 from compiler.job import Job
 from compiler.passes import MODEL, Passes
-from compiler.search.measure import Measure
+from compiler.search.measure import Measure, kept
 from compiler.search.subject import time_in_turn, whole
 from compiler.statistics import BUSY, time_ratio
 from compiler.target import VariantPlan
@@ -27,7 +27,7 @@ from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.errors import MachineBusy
 from skerry.execution.backend import available
-from skerry.execution.turns import Turns
+from skerry.execution.turns import Timed, Turns
 from skerry.manifest import DeviceFacts, Requires
 
 ROUNDS = 60
@@ -149,6 +149,29 @@ def test_waiting_is_not_counted_but_told() -> None:
 
     assert sum(found.times_ms[0]) < turns.seconds * 1e3 / 2
     assert found.had_processor < BUSY
+
+
+@pytest.mark.parametrize(
+    ("had", "asked", "ran"),
+    [
+        ([0.7, 0.7, 1.0], 3, ["times"]),  # busy a bit: it came quiet
+        ([0.7, 0.7, 0.7, 1.0], 3, []),  # it did not in time
+        ([0.2, 1.0], 1, []),
+        ([1.0], 1, ["times"]),
+    ],
+)
+def test_a_machine_that_is_busy_a_bit_is_tried_again(
+    had: list[float], asked: int, ran: list[str], tmp_path: Path
+) -> None:
+    work, watch = working(tmp_path)
+    times = [Timed([[1.0], [1.0]], share) for share in had]
+    left = iter(times)
+
+    found = kept(work, "times", {}, lambda: next(left), lambda one: one.had_processor >= BUSY)
+
+    assert found == times[asked - 1]
+    assert len(list(left)) == len(had) - asked
+    assert watch.ran == ran
 
 
 def working(folder: Path) -> tuple[Work, Watch]:
