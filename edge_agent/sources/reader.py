@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -230,6 +230,6 @@ def _luma(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """The brightness of a decoded picture, in place; of pixels, all of them."""
     if isinstance(picture, np.ndarray):
         return picture
-    plane = picture.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+    plane: Any = picture.planes[0]  # a buffer, which its types do not say
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return np.asarray(rows[: picture.height, : picture.width])
