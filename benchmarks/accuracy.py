@@ -4,7 +4,7 @@ What an INT8 variant takes does not matter here: on a busy machine a small net m
 
 - *Fashion-MNIST*: a ResNet and a small vision transformer trained here (benchmarks/train.py), 10,000 tests. The drop is
   paired: both variants answer the same pictures. What is held to the bar is the upper end of the one-sided 95 %
-  interval (compiler/statistics.py).
+  interval (compiler/evaluation/statistics.py).
 - *Clothing*: ImageNet's MobileNetV2 fine-tuned on 3,068 photos; 713 others judge. The interval is printed.
 - *ImageNet's MobileNetV2 as it is*: on photos without labels, how often INT8 names the class that fp32 names. The peers
   get the same fp32 file and the same calibration photos, and the best of their options counts.
@@ -23,8 +23,8 @@ from benchmarks.release import photos
 from benchmarks.results import OUT, Row, tell
 from benchmarks.side import Compiled
 from benchmarks.train import PLANS, trained
-from compiler import samples
-from compiler.statistics import paired_drop
+from compiler.data import samples
+from compiler.evaluation.statistics import paired_drop
 from skerry.execution.backend import load_variant
 from skerry.execution.processing import Preprocessor
 

@@ -18,7 +18,7 @@ import onnx
 
 from benchmarks.detector import detector
 from benchmarks.results import OUT, Row, tell
-from compiler.calibrate import METHODS
+from compiler.quantization.calibrate import METHODS
 
 IMAGES = 1000
 BAR_MIB = 2000.0
@@ -36,7 +36,7 @@ def images(count: int) -> Iterator[np.ndarray]:
 
 def with_ours(count: int, method: str) -> None:
     """Calibrates as `skerry compile` does."""
-    from compiler import calibrate  # noqa: PLC0415 - the child measures what it imports, too
+    from compiler.quantization import calibrate  # noqa: PLC0415 - the child measures what it imports, too
 
     done = [0]
 

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from benchmarks.faults_nets import LIMIT, Net, Truth, answers
-from compiler import accuracy, compare, misread
-from compiler.accuracy import Run
-from compiler.compare import MIN_EXPORT_SQNR_DB
+from compiler.evaluation import accuracy, compare, misread
+from compiler.evaluation.accuracy import Run
+from compiler.evaluation.compare import MIN_EXPORT_SQNR_DB
 from compiler.package import ReleaseFolder, choose_proof_frames
-from compiler.repair import Mended
+from compiler.repair.repair import Mended
 from skerry.disk import Disk
 from skerry.errors import SkerryError
 from skerry.execution import prove
@@ -98,7 +98,7 @@ def max_drop(net: Net, run: Run) -> str | None:
 
 def eval_check(net: Net, interface: Interface, labelled: Path | None = None) -> str | None:
     """What labelled samples say about a recipe that reads the net as ``interface`` does."""
-    from compiler import dataset  # noqa: PLC0415 - read anew: labels may be others
+    from compiler.data import dataset  # noqa: PLC0415 - read anew: labels may be others
 
     folder = labelled or net.job.labelled
     assert folder is not None

@@ -13,8 +13,8 @@ import onnx
 
 from benchmarks.faults_case import Injection, Judged, bundle, eval_check, proof, raised, rewrite
 from benchmarks.faults_nets import FOLDER, Net, net
-from compiler import compare
-from compiler.compare import Reference
+from compiler.evaluation import compare
+from compiler.evaluation.compare import Reference
 from compiler.ingraph import release as ingraph
 from compiler.ingraph.wrap import Surroundings, surround
 from skerry.bundle import open_directory

@@ -14,8 +14,9 @@ from onnx import helper
 from benchmarks import nets
 from benchmarks.faults_case import Injection, Judged, bent, export_hop, nodes, put, raised, tensor
 from benchmarks.faults_nets import FOLDER, LOST, Net, loaded, net
-from compiler import batches, recipe
+from compiler.evaluation import batches
 from compiler.host import open_host
+from compiler.sources import recipe
 
 _FACE = Path("../shared/data/face/version-slim-320.onnx")
 

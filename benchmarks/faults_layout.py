@@ -12,12 +12,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from benchmarks.faults_case import Injection, Judged, bent, nodes, put, tensor, variant_hop
 from benchmarks.faults_nets import FOLDER, Net, loaded, net
-from compiler import calibrate, compare, half, target
-from compiler.compare import Hop
-from compiler.mending import OnnxBench, mend_onnx
-from compiler.onnxfile import Probe
-from compiler.repair import Layout
-from compiler.tensorrt import preflight
+from compiler.evaluation import compare
+from compiler.evaluation.compare import Hop
+from compiler.graph.onnxfile import Probe
+from compiler.quantization import calibrate
+from compiler.repair.mending import OnnxBench, mend_onnx
+from compiler.repair.repair import Layout
+from compiler.targets import target
+from compiler.tensorrt import half, preflight
 from skerry.execution.device import this_device
 from skerry.execution.processing import Preprocessor
 from skerry.manifest import why_not

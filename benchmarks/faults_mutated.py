@@ -13,8 +13,8 @@ from onnx import TensorProto
 from benchmarks.faults_case import Judged, bent, max_drop, nodes, proof, put, rewrite, tensor, variant_hop
 from benchmarks.faults_data import labelled_otherwise, read_otherwise, sound_bundle
 from benchmarks.faults_nets import BENT, Net, loaded, net
-from compiler import compare
-from compiler.compare import Reference
+from compiler.evaluation import compare
+from compiler.evaluation.compare import Reference
 
 KINDS = ("scale", "zero point", "axis", "weights", "labels", "pre-processing")
 _SEED = 20261125

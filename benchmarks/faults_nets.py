@@ -19,17 +19,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks import data, nets
 from benchmarks.results import OUT
-from compiler import accuracy, compare, dataset, quantize, recipe, samples, target
-from compiler.accuracy import Run
 from compiler.candidate import Candidate, Work
-from compiler.compare import Reference
-from compiler.dataset import Dataset, Labelled
+from compiler.data import dataset, samples
+from compiler.data.dataset import Dataset, Labelled
+from compiler.evaluation import accuracy, compare
+from compiler.evaluation.accuracy import Run
+from compiler.evaluation.compare import Reference
 from compiler.host import Host, open_host
 from compiler.job import Job
 from compiler.passes import MODEL, Passes, interface_of
-from compiler.recipe import Source
-from compiler.repair import Layout
-from compiler.target import VariantPlan
+from compiler.quantization import quantize
+from compiler.repair.repair import Layout
+from compiler.sources import recipe
+from compiler.sources.recipe import Source
+from compiler.targets import target
+from compiler.targets.target import VariantPlan
 from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.execution.device import this_device

@@ -18,11 +18,11 @@ import onnxruntime as ort
 from benchmarks.ingraph_cases import Case
 from benchmarks.results import Row
 from benchmarks.side import has_vnni
-from compiler import calibrate, correct, quantize
+from compiler.graph.onnxfile import Probe
 from compiler.ingraph.suppress import BY_OPERATOR, Suppression
 from compiler.ingraph.wrap import Surroundings, surround
-from compiler.onnxfile import Probe
-from compiler.target import VariantPlan
+from compiler.quantization import calibrate, correct, quantize
+from compiler.targets.target import VariantPlan
 from compiler.tensorrt import api, lower
 from skerry.disk import Disk
 from skerry.errors import CompileError

@@ -22,17 +22,19 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from benchmarks.results import OUT, Row, tell
-from compiler import calibrate, compare, correct, dataset, quantize
-from compiler.budget import Budget
 from compiler.candidate import Work
-from compiler.dataset import Dataset
+from compiler.data import dataset
+from compiler.data.dataset import Dataset
+from compiler.evaluation import compare
+from compiler.evaluation.statistics import SLOWER
+from compiler.quantization import calibrate, correct, quantize
+from compiler.quantization.units import fusion_units
 from compiler.search import sensitivity
+from compiler.search.budget import Budget
 from compiler.search.choice import Trial, front
 from compiler.search.outcome import Outcome, named
 from compiler.search.search import Search
 from compiler.search.subject import OnnxSubject
-from compiler.statistics import SLOWER
-from compiler.units import fusion_units
 from skerry.clock import SystemClock
 from skerry.disk import Disk
 from skerry.execution.frames import read_frames

@@ -22,7 +22,7 @@ from benchmarks.release import photos
 from benchmarks.results import OUT, Row, ratio, tell
 from benchmarks.side import Compiled
 from benchmarks.train import trained
-from compiler import samples
+from compiler.data import samples
 from compiler.search.subject import time_in_turn
 from skerry.clock import SystemClock
 

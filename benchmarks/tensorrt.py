@@ -14,10 +14,11 @@ import onnx
 
 from benchmarks.preprocess import interface
 from benchmarks.results import Row, tell
-from compiler import quantize, samples
+from compiler.data import samples
+from compiler.data.samples import Sample
+from compiler.graph.onnxfile import Probe
 from compiler.host import Host
-from compiler.onnxfile import Probe
-from compiler.samples import Sample
+from compiler.quantization import quantize
 from compiler.tensorrt import lower
 from compiler.tensorrt.lower import Calibrated
 from skerry.execution.frames import read_frames

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from compiler.candidate import file_digest
-from compiler.compare import Hop
-from compiler.evidence import Race
+from compiler.evaluation.compare import Hop
+from compiler.evaluation.statistics import MIN_BLOCKS, Ratio, time_ratio
+from compiler.evidence.evidence import Race
 from compiler.passes import MODEL
 from compiler.search.measure import filled, kept
 from compiler.search.subject import time_in_turn
-from compiler.statistics import MIN_BLOCKS, Ratio, time_ratio
-from compiler.target import VariantPlan
+from compiler.targets.target import VariantPlan
 from compiler.variants import Variant, Variants
 from skerry.errors import BackendError, MachineBusy
 from skerry.execution.turns import Timed

@@ -15,14 +15,19 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from compiler import budget, calibrate, plan, prune_cli, recipe, samples, target
+from compiler import plan, prune_cli
 from compiler.candidate import Work
-from compiler.compare import Hop
-from compiler.evidence import Evidence
+from compiler.data import samples
+from compiler.evaluation.compare import Hop
+from compiler.evidence.evidence import Evidence
+from compiler.evidence.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
 from compiler.host import open_host
 from compiler.job import Job
 from compiler.pipeline import Compilation
-from compiler.tables import VARIANT_HEAD, mend_lines, said_columns, variant_rows
+from compiler.quantization import calibrate
+from compiler.search import budget
+from compiler.sources import recipe
+from compiler.targets import target
 from compiler.tensorrt import api, preflight
 from skerry import signing
 from skerry.clock import SystemClock

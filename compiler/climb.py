@@ -13,16 +13,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from compiler import dataset, statistics
-from compiler.budget import Budget
 from compiler.candidate import Candidate, file_digest
-from compiler.dataset import Dataset
-from compiler.evidence import Pruned, Rung
+from compiler.data import dataset
+from compiler.data.dataset import Dataset
+from compiler.evaluation import statistics
+from compiler.evaluation.statistics import SLOWER, Ratio
+from compiler.evidence.evidence import Pruned, Rung
 from compiler.passes import MODEL
-from compiler.prune import RECORD, Cut, Ladder
+from compiler.pruning.prune import RECORD, Cut, Ladder
+from compiler.search.budget import Budget
 from compiler.search.measure import Measure
 from compiler.search.subject import whole
-from compiler.statistics import SLOWER, Ratio
 from skerry.clock import Clock
 from skerry.errors import MachineBusy
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import msgspec
 
-from compiler.recipe import Source
+from compiler.sources.recipe import Source
 from skerry.errors import CompileError, UserCodeError
 from skerry.manifest import Detection
 

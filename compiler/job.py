@@ -9,14 +9,14 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from compiler import calibrate
-from compiler.budget import NO_LIMITS, Budget
-from compiler.compare import Hop
+from compiler.data.samples import Samples
+from compiler.evaluation.compare import Hop
 from compiler.plan import Plan
-from compiler.prune import EPOCHS
-from compiler.recipe import Recipe, Source
-from compiler.samples import Samples
-from compiler.target import VariantPlan
+from compiler.pruning.prune import EPOCHS
+from compiler.quantization import calibrate
+from compiler.search.budget import NO_LIMITS, Budget
+from compiler.sources.recipe import Recipe, Source
+from compiler.targets.target import VariantPlan
 from skerry.manifest import DeviceFacts, Requires, why_not
 
 

@@ -12,10 +12,10 @@ import onnx
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.numpy import save
 
-from compiler import onnxfile
 from compiler.candidate import file_digest, file_digests
-from compiler.compare import Reference
-from compiler.target import VariantPlan
+from compiler.evaluation.compare import Reference
+from compiler.graph import onnxfile
+from compiler.targets.target import VariantPlan
 from compiler.tensorrt.recipe import BUILD, ENGINE
 from skerry import __version__, signing
 from skerry.bundle import pack

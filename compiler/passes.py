@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler import calibrate, correct, equalize, quantize
 from compiler.candidate import Candidate, Work, file_digest
+from compiler.data.samples import Sample, check_readable, spread
 from compiler.host import Host
 from compiler.job import Job, Tell
-from compiler.lineage import origin
-from compiler.qdq import Range
-from compiler.samples import Sample, check_readable, spread
-from compiler.target import VariantPlan
+from compiler.quantization import calibrate, correct, equalize, quantize
+from compiler.quantization.qdq import Range
+from compiler.sources.lineage import origin
+from compiler.targets.target import VariantPlan
 from compiler.tensorrt import lower
 from skerry.disk import Disk
 from skerry.errors import ConfigError, FormatError

@@ -17,28 +17,31 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from compiler import accuracy, compare, dataset, layers, misread, plan, pruned
-from compiler.batches import compare_batches
+from compiler import plan, pruned
 from compiler.beside import Offers
 from compiler.candidate import Candidate, Work, tool_versions
 from compiler.climb import Found
-from compiler.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
-from compiler.dataset import Dataset, Labelled
-from compiler.evidence import Calibration, Evidence, Layer, Race, Repair, Timing
+from compiler.data import dataset
+from compiler.data.dataset import Dataset, Labelled
+from compiler.evaluation import accuracy, compare, misread
+from compiler.evaluation.batches import compare_batches
+from compiler.evaluation.compare import MIN_EXPORT_SQNR_DB, Hop, Reference
+from compiler.evidence import layers
+from compiler.evidence.evidence import Calibration, Evidence, Layer, Race, Repair, Timing
+from compiler.evidence.report import render_html
+from compiler.evidence.tables import DENSE
 from compiler.host import Host
 from compiler.ingraph import release as ingraph
 from compiler.job import Job, Tell
-from compiler.lineage import lineage
-from compiler.mending import OnnxBench, mend_onnx
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
 from compiler.passes import MODEL, Passes, interface_of
 from compiler.plan import Plan
-from compiler.prune import RECORD
-from compiler.recipe import MIN_CALIBRATION_FRAMES
-from compiler.repair import Layout
-from compiler.report import render_html
-from compiler.tables import DENSE
-from compiler.target import VariantPlan
+from compiler.pruning.prune import RECORD
+from compiler.repair.mending import OnnxBench, mend_onnx
+from compiler.repair.repair import Layout
+from compiler.sources.lineage import lineage
+from compiler.sources.recipe import MIN_CALIBRATION_FRAMES
+from compiler.targets.target import VariantPlan
 from compiler.tensorrt import lower
 from compiler.variants import Variant, Variants, decision, latencies_not_held
 from skerry.clock import Clock
@@ -51,7 +54,7 @@ from skerry.manifest import Variant as BundleVariant
 
 _MEASURE_S = 2.0  # of timing, about
 _PROOF_S, _PROOF_MIB = 600.0, 4096
-_ADD_UP_TO = 140  # frames of --calib: of these 100 calibrate, with a chance of 99 % (compiler/samples.py)
+_ADD_UP_TO = 140  # frames of --calib: of these 100 calibrate, with a chance of 99 % (compiler/data/samples.py)
 _LOOKED_AT = 4  # frames that layers' errors are measured on
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from compiler.prune import Cut
+from compiler.pruning.prune import Cut
 from skerry.bundle import read_file
 from skerry.disk import Disk
 from skerry.documents import parse
@@ -27,10 +27,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How one variant is built.
 
     Attributes:
-        layout: as `compiler.target.VariantPlan` has it.
+        layout: as `compiler.targets.target.VariantPlan` has it.
         calibration: the method that the ranges are found by; null where nothing is quantized.
         keep_float: names of the nodes of the prepared fp32 graph that are not quantized.
-        repaired: it was out of tolerance and was mended (compiler/repair.py); a replay mends it again.
+        repaired: it was out of tolerance and was mended (compiler/repair/repair.py); a replay mends it again.
         pruning: digest of the pruning record that the model was cut by; null for the whole model.
         digest: of the model file that came of it, so that a replay can be held to it.
     """

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from compiler.job import Prune
-from compiler.prune import EPOCHS
 from compiler.pruned import WANTS_SAMPLES
-from compiler.recipe import Source
+from compiler.pruning.prune import EPOCHS
+from compiler.sources.recipe import Source
 from skerry.errors import UsageError
 
 UNTRAINED = "what is pruned is not fine-tuned: there are no pictures to train with (--train)"

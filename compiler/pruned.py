@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compiler import climb, training
+from compiler import climb
 from compiler.candidate import Candidate
 from compiler.climb import Climb, Found
-from compiler.dataset import Dataset, Labelled
+from compiler.data.dataset import Dataset, Labelled
 from compiler.job import Job
 from compiler.passes import Passes
-from compiler.prune import Cut, FineTune, Ladder, Pruning, Schedule
+from compiler.pruning import training
+from compiler.pruning.prune import Cut, FineTune, Ladder, Pruning, Schedule
 from compiler.search.measure import Measure
 from skerry.clock import Clock
 from skerry.errors import PlanError, UsageError

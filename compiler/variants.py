@@ -14,21 +14,21 @@ from pathlib import Path
 
 import onnx
 
-from compiler.budget import refused_latencies
 from compiler.candidate import Candidate, file_digest
-from compiler.dataset import Dataset
-from compiler.evidence import Accuracy, Point
+from compiler.data.dataset import Dataset
+from compiler.evaluation.statistics import Ratio
+from compiler.evidence.evidence import Accuracy, Point
 from compiler.job import Job
 from compiler.passes import MODEL, Passes
 from compiler.plan import Decision
+from compiler.quantization.units import fusion_units
 from compiler.search import outcome
+from compiler.search.budget import refused_latencies
 from compiler.search.measure import Measure
 from compiler.search.outcome import Outcome
 from compiler.search.search import Search
 from compiler.search.subject import OnnxSubject, whole
-from compiler.statistics import Ratio
-from compiler.target import VariantPlan
-from compiler.units import fusion_units
+from compiler.targets.target import VariantPlan
 from skerry.clock import Clock
 from skerry.errors import MachineBusy
 from skerry.manifest import Interface, Requires

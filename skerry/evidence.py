@@ -1,7 +1,7 @@
 """``evidence/compile.json``: what the compiler found out about a release, viewed for showing.
 
 A view: what a later version added is passed over, what an earlier one had not is empty. The compiler's own types
-(compiler/evidence.py) say what each field means; a machine that only inspects has no compiler.
+(compiler/evidence/evidence.py) say what each field means; a machine that only inspects has no compiler.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from skerry.errors import SkerryError
 # Word: where its main(arguments) is, what it does, and the extra that brings what it needs.
 COMMANDS = {
     "compile": ("compiler.cli:main", "turn a torch model into a verified, signed bundle", "compiler"),
-    "targets": ("compiler.targets_cli:main", "say what each target can do, each fact with its source", "compiler"),
+    "targets": ("compiler.targets.cli:main", "say what each target can do, each fact with its source", "compiler"),
     "inspect": ("skerry.inspect:main", "verify a bundle and show what is in it", ""),
-    "compare": ("compiler.side_by_side:main", "run two bundles on the same frames, side by side", "compiler"),
+    "compare": ("compiler.comparison.cli:main", "run two bundles on the same frames, side by side", "compiler"),
     "agent": ("edge_agent.cli:main", "run models on this device: run, install, status", "agent"),
     "hub": ("cloud_hub.cli:main", "run the hub of a fleet: API, registry, rollouts, broker", "hub"),
     "fleet": ("skerry.fleet.cli:main", "devices, releases and rollouts of a hub", "client"),

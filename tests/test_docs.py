@@ -11,9 +11,9 @@ import tomllib
 
 from cloud_hub.cli import parser as hub_parser
 from compiler.cli import parser as compile_parser
-from compiler.recipe import Recipe
-from compiler.side_by_side import parser as compare_parser
-from compiler.targets_cli import parser as targets_parser
+from compiler.comparison.cli import parser as compare_parser
+from compiler.sources.recipe import Recipe
+from compiler.targets.cli import parser as targets_parser
 from edge_agent.cli import parser as agent_parser
 from edge_agent.config import AgentConfig
 from skerry import inspect

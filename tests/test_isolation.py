@@ -36,7 +36,11 @@ def device_modules() -> list[str]:
 def sources() -> list[Path]:
     """What may not write but through the disk; the compiler's child may, since libraries save for it."""
     return sorted(
-        [*(ROOT / "skerry").rglob("*.py"), *(ROOT / "edge_agent").rglob("*.py"), *(ROOT / "compiler").glob("*.py")]
+        [
+            *(ROOT / "skerry").rglob("*.py"),
+            *(ROOT / "edge_agent").rglob("*.py"),
+            *(p for p in (ROOT / "compiler").rglob("*.py") if "child" not in p.parts),
+        ]
     )
 
 

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler.compare import Hop, Reference, literally, on_backend
+from compiler.data.samples import Samples
+from compiler.evaluation.compare import Hop, Reference, literally, on_backend
 from compiler.ingraph.difference import Difference
 from compiler.ingraph.suppress import Suppression
 from compiler.ingraph.wrap import Surroundings, surround
-from compiler.samples import Samples
 from skerry.disk import Disk
 from skerry.errors import CalibrationError
 from skerry.execution.frames import read_frames

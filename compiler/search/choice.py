@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compiler.budget import Budget
-from compiler.statistics import SLOWER, Ratio, nearly, too_busy
+from compiler.evaluation.statistics import SLOWER, Ratio, nearly, too_busy
+from compiler.search.budget import Budget
 
 _ALIKE = 1.03  # times this close are one time: then the less damaged candidate is the better one
 

@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.accuracy import Comparison, answers, compare
 from compiler.candidate import Work, file_digest
-from compiler.dataset import Labelled
-from compiler.samples import Sample
+from compiler.data.dataset import Labelled
+from compiler.data.samples import Sample
+from compiler.evaluation.accuracy import Comparison, answers, compare
+from compiler.evaluation.statistics import MIN_BLOCKS, Ratio, median_at_most, nearly, time_ratio
 from compiler.search.sensitivity import damage
 from compiler.search.subject import Subject
-from compiler.statistics import MIN_BLOCKS, Ratio, median_at_most, nearly, time_ratio
 from skerry.disk import Disk
 from skerry.documents import parse
 from skerry.execution.backend import Tensors

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.accuracy import Comparison
-from compiler.budget import Budget
-from compiler.dataset import to_add
-from compiler.evidence import Accuracy, Point
+from compiler.data.dataset import to_add
+from compiler.evaluation.accuracy import Comparison
+from compiler.evaluation.statistics import Ratio
+from compiler.evidence.evidence import Accuracy, Point
+from compiler.search.budget import Budget
 from compiler.search.choice import Trial, obstacle
 from compiler.search.subject import Subject
-from compiler.statistics import Ratio
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Outcome:
         ships: the variant goes into the bundle. If not, fp32 goes alone, and ``words`` say why.
         rung: which of the pruned models it is made of; 0 is the whole one.
         keep_float: units that stay in fp32.
-        nodes: their nodes, as `compiler.quantize.lay_out` takes them.
+        nodes: their nodes, as `compiler.quantization.quantize.lay_out` takes them.
         model: the file that was measured.
         words: for the user, a sentence each.
         refusal: why the compilation must not pass as good: a budget that does not hold, or cannot be shown to.

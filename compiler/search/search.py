@@ -14,20 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.accuracy import Comparison
-from compiler.annotations import Box
-from compiler.budget import Budget
 from compiler.candidate import Work
-from compiler.dataset import Dataset, Labelled
-from compiler.samples import Sample
+from compiler.data.annotations import Box
+from compiler.data.dataset import Dataset, Labelled
+from compiler.data.samples import Sample
+from compiler.evaluation.accuracy import Comparison
+from compiler.evaluation.statistics import MIN_BLOCKS, median_at_most, nearly, time_ratio, too_busy
 from compiler.search import outcome
+from compiler.search.budget import Budget
 from compiler.search.choice import Trial, choose, repairs, slow, undecided
 from compiler.search.knapsack import Option, proposals
 from compiler.search.measure import Measure, measured
 from compiler.search.outcome import Outcome, named
 from compiler.search.sensitivity import by_macs, gain, settle
 from compiler.search.subject import Subject
-from compiler.statistics import MIN_BLOCKS, median_at_most, nearly, time_ratio, too_busy
 from skerry.disk import Disk
 from skerry.errors import MachineBusy
 from skerry.manifest import Detection, Interface

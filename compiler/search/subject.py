@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from compiler import compare
-from compiler.accuracy import Run
 from compiler.candidate import Work, file_digest
+from compiler.evaluation import compare
+from compiler.evaluation.accuracy import Run
 from skerry.clock import Clock
 from skerry.execution.backend import backend_class
 from skerry.execution.turns import Timed, Turns
@@ -25,7 +25,7 @@ _ONNXRT = "onnxrt"
 
 
 class Unit(Protocol):
-    """What gets one precision together. See compiler/units.py."""
+    """What gets one precision together. See compiler/quantization/units.py."""
 
     @property
     def name(self) -> str: ...

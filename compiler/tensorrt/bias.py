@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from compiler.graph import Graph, needed, without_unused
-from compiler.onnxfile import Probe
+from compiler.graph.onnxfile import Probe
+from compiler.graph.view import Graph, needed, without_unused
 
 _CHANNEL = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx
 
-from compiler.graph import Graph
+from compiler.graph.view import Graph
 
 # One grid on both sides: they move values, or take the greatest.
 _MOVES = {"MaxPool", "Split", "Slice", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import onnx
 
-from compiler.evidence import Layer
-from compiler.graph import name_of
+from compiler.evidence.evidence import Layer
+from compiler.graph.view import name_of
 from compiler.tensorrt import layout
 from skerry.errors import CompileError
 

@@ -18,10 +18,10 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import TensorProto
 
-from compiler.graph import Graph, name_of
-from compiler.half import to_half
-from compiler.islands import Range
+from compiler.graph.view import Graph, name_of
 from compiler.tensorrt import pairs
+from compiler.tensorrt.half import to_half
+from compiler.tensorrt.islands import Range
 from compiler.tensorrt.placement import WEIGHTED, decide
 
 
@@ -35,7 +35,7 @@ def lay_out(
     """``model`` with explicit Q/DQ pairs, strongly typed.
 
     Args:
-        model: fp32, constants folded and batch norms merged (`compiler.quantize.prepare`).
+        model: fp32, constants folded and batch norms merged (`compiler.quantization.quantize.prepare`).
         ranges: least and greatest value of each float value, as calibration found them.
         keep_float: names of nodes that do not become int8.
         half: what is not int8 becomes fp16 where it is safe; else it stays fp32.

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compiler import half, layernorm
-from compiler.islands import Island, Range
-from compiler.target import Build, VariantPlan
-from compiler.tensorrt import bias, layout, pairs, placement, preflight
+from compiler.graph import layernorm
+from compiler.targets.target import Build, VariantPlan
+from compiler.tensorrt import bias, half, layout, pairs, placement, preflight
 from compiler.tensorrt.build import build
+from compiler.tensorrt.islands import Island, Range
 from compiler.tensorrt.recipe import BUILD, ENGINE, BuildRecipe, Built, Request, batches
 from skerry.disk import Disk
 from skerry.manifest import Requires, numbers

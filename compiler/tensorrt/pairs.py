@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compiler.graph import Array, Graph, attribute, name_of, opset_of, without_unused
-from compiler.islands import LARGEST
+from compiler.graph.view import Array, Graph, attribute, name_of, opset_of, without_unused
+from compiler.tensorrt.islands import LARGEST
 from compiler.tensorrt.placement import WEIGHTED, Layout
 from skerry.errors import CompileError
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import onnx
 
-from compiler.graph import Array, Graph, attribute, name_of
-from compiler.islands import Range
+from compiler.graph.view import Array, Graph, attribute, name_of
 from compiler.tensorrt.grids import shared_grids
+from compiler.tensorrt.islands import Range
 from skerry.errors import CompileError
 
 # (input with the weights, axis of the output channels) by operator; Gemm's axis depends on transB.

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from compiler.graph import Graph, name_of
-from compiler.target import OLDEST, Gpu, System, Target, VariantPlan
+from compiler.graph.view import Graph, name_of
+from compiler.targets.target import OLDEST, Gpu, System, Target, VariantPlan
 from skerry.errors import CompileError, UsageError
 from skerry.manifest import Requires, numbers
 

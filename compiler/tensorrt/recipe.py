@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import onnx
 
-from compiler.target import Build
+from compiler.targets.target import Build
 
 BUILD, ENGINE = "build.json", "model.engine"  # beside a variant's model.onnx
 Dims = list[Annotated[int, msgspec.Meta(gt=0)]]

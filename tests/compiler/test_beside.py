@@ -13,14 +13,14 @@ import pytest
 import tiny
 from onnx import TensorProto, helper
 
-from compiler import target
 from compiler.beside import Offers
 from compiler.candidate import Candidate, Work
-from compiler.compare import Hop
+from compiler.evaluation.compare import Hop
 from compiler.job import Job
 from compiler.passes import MODEL, Passes
 from compiler.plan import Decision, Plan
-from compiler.target import VariantPlan
+from compiler.targets import target
+from compiler.targets.target import VariantPlan
 from compiler.variants import Variant, Variants
 from skerry.clock import SystemClock
 from skerry.disk import Disk

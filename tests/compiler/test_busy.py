@@ -16,12 +16,12 @@ from passes import Passes as Watch
 
 from compiler.candidate import Candidate, Work
 from compiler.child.timing import take_turns
+from compiler.evaluation.statistics import BUSY, time_ratio
 from compiler.job import Job
 from compiler.passes import MODEL, Passes
 from compiler.search.measure import Measure, kept
 from compiler.search.subject import time_in_turn, whole
-from compiler.statistics import BUSY, time_ratio
-from compiler.target import VariantPlan
+from compiler.targets.target import VariantPlan
 from compiler.variants import Variant, Variants
 from skerry.clock import SystemClock
 from skerry.disk import Disk

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler import common_layers
+from compiler.comparison import common_layers
 
 
 def net(scale: float = 1.0, last: str = "scores", width: int = 4) -> onnx.ModelProto:

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from PIL import Image
 from shell import Said, Shell, photograph, repository, save_weights
 
-from compiler import samples
+from compiler.data import samples
 from skerry import signing
 from skerry.bundle import open_bundle, read_file, read_manifest
 from skerry.manifest import Manifest

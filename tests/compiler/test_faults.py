@@ -15,10 +15,10 @@ import tomllib
 
 from benchmarks import faults, faults_case, faults_data, faults_layout, faults_mutated, faults_nets
 from benchmarks.faults_nets import Net
-from compiler import recipe
-from compiler.dataset import Labelled
+from compiler.data.dataset import Labelled
+from compiler.data.samples import Sample
 from compiler.host import open_host
-from compiler.samples import Sample
+from compiler.sources import recipe
 
 RECIPE = """
 name = "planted"

@@ -17,10 +17,10 @@ from pictures import noise
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from compiler import onnxfile
-from compiler.compare import Reference
+from compiler.evaluation.compare import Reference
+from compiler.graph import onnxfile
 from compiler.package import ReleaseFolder, choose_proof_frames, sbom
-from compiler.target import VariantPlan
+from compiler.targets.target import VariantPlan
 from skerry import signing
 from skerry.bundle import open_bundle, read_file, read_manifest
 from skerry.disk import Disk

@@ -17,8 +17,8 @@ import pytest
 import rtx
 import typed_nets as nets
 
-from compiler.onnxfile import Probe
-from compiler.target import Build
+from compiler.graph.onnxfile import Probe
+from compiler.targets.target import Build
 from compiler.tensorrt import api, builder, inspection, lower, preflight, run
 from compiler.tensorrt.lower import Calibrated
 from compiler.tensorrt.recipe import BuildRecipe, Request, batches

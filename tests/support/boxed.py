@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import save
 from tiny import COLOURS, SIZE, Tiny
 
-from compiler.onnxfile import Probe
+from compiler.graph.onnxfile import Probe
 from skerry.execution.processing import Geometry, Preprocessor, make_decoder
 from skerry.manifest import FORMAT, Detection, Interface, Preprocess, Proof, Tensor
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from compiler import calibrate, quantize
+from compiler.quantization import calibrate, quantize
 
 SIZE = 16
 CHANNELS = 16

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from PIL import Image
 
-from compiler.onnxfile import Probe
+from compiler.graph.onnxfile import Probe
 from skerry.execution.processing import Preprocessor
 from skerry.manifest import Interface, Preprocess
 
@@ -32,7 +32,7 @@ DESTROYED, SLOWED = "mix", "grouped"
 
 @dataclass(frozen=True)
 class Unit:
-    """A fusion unit, as compiler/units.py has them."""
+    """A fusion unit, as compiler/quantization/units.py has them."""
 
     name: str
     nodes: tuple[str, ...]

@@ -9,8 +9,8 @@ import needs
 import onnx
 import typed_nets as nets
 
-from compiler import calibrate
-from compiler.target import Build
+from compiler.quantization import calibrate
+from compiler.targets.target import Build
 from compiler.tensorrt import api, builder
 from compiler.tensorrt.recipe import BuildRecipe, Built, Request
 from skerry.disk import Disk

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from compiler.candidate import Step
-from compiler.compare import Hop
-from compiler.evidence import Accuracy, Calibration, Evidence, Layer, Mend, Point, Race, Repair, Timing
+from compiler.evaluation.compare import Hop
+from compiler.evidence.evidence import Accuracy, Calibration, Evidence, Layer, Mend, Point, Race, Repair, Timing
 from skerry.wire import ProofReport
 
 

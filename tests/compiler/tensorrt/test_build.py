@@ -14,8 +14,8 @@ from nets import Net
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from compiler import calibrate
-from compiler.target import Build, VariantPlan
+from compiler.quantization import calibrate
+from compiler.targets.target import Build, VariantPlan
 from compiler.tensorrt import api, build, layout, preflight
 from compiler.tensorrt.recipe import BuildRecipe, Profile, batches, engine_key
 from skerry.errors import CompileError

@@ -9,9 +9,9 @@ import typed_nets as nets
 from nets import Net
 from onnx import TensorProto
 
-from compiler import calibrate
-from compiler.graph import Graph, attribute
-from compiler.onnxfile import Probe, weights_of
+from compiler.graph.onnxfile import Probe, weights_of
+from compiler.graph.view import Graph, attribute
+from compiler.quantization import calibrate
 from compiler.tensorrt import bias, layout, pairs, placement
 from skerry.errors import CompileError
 from skerry.execution.parity import Noise

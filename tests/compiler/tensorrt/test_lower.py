@@ -13,9 +13,10 @@ import rtx
 import typed_nets as nets
 from nets import Net
 
-from compiler import calibrate, quantize, target
+from compiler.graph.onnxfile import Probe
 from compiler.host import Host
-from compiler.onnxfile import Probe
+from compiler.quantization import calibrate, quantize
+from compiler.targets import target
 from compiler.tensorrt import api, layout, lower, placement
 from compiler.tensorrt.lower import Calibrated
 from compiler.tensorrt.recipe import BuildRecipe

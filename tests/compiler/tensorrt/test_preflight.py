@@ -10,9 +10,9 @@ import typed_nets as nets
 from nets import Net
 from onnx import TensorProto, helper
 
-from compiler import half, target
-from compiler.target import Fact, VariantPlan
-from compiler.tensorrt import layout, preflight
+from compiler.targets import target
+from compiler.targets.target import Fact, VariantPlan
+from compiler.tensorrt import half, layout, preflight
 from skerry.errors import CompileError, UsageError
 from skerry.manifest import Accelerator, DeviceFacts, Requires
 

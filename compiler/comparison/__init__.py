@@ -1,0 +1,1 @@
+"""``skerry compare``: two releases on the same frames, side by side. See docs/compare.md."""

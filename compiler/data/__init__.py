@@ -1,0 +1,1 @@
+"""Frames and labelled samples: which calibrate, which search, which report."""

@@ -1,0 +1,1 @@
+"""What a compilation found: the statements, what became of each layer, and the report. See docs/evidence.md."""

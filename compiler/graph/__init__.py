@@ -1,0 +1,1 @@
+"""ONNX graphs: looking at one, reading and running files, and the rewrites that every target shares."""

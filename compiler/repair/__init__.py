@@ -1,0 +1,1 @@
+"""Mending a hop that is out of tolerance."""
