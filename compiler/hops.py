@@ -36,6 +36,7 @@ class Hops:
     limits: Limits
 
     def export(self, exported: Candidate, reference: Reference, origin: str) -> None:
+        """Holds the export to the user's own model; what fails names the first layer that diverges."""
         model = exported / MODEL
         name = f"{origin} → {'adopted' if self.passes.job.recipe.model.onnx else 'ONNX fp32'}"
         run = compare.on_backend(model)
@@ -71,6 +72,7 @@ class Hops:
             yield ingraph.compare_in_graph(name, reference, variant.path, drawn, graph, self.limits, backend)
 
     def every(self, offer: Variant, reference: Reference) -> Iterator[Hop]:
+        """All that an offer is held to."""
         yield self.hop(offer.plan, offer.path, reference, here=offer.here)
         yield from self._around(offer, reference)
 
