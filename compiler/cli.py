@@ -38,7 +38,7 @@ from skerry.home import cache_folder, default_key
 
 _MAX_BATCH = 1024
 _PAGE = 160  # characters of a line that no terminal bounds
-_SMALL = {"frames", "candidate", "answers", "damage", "times"}  # a look at the photos; the search's, by the hundred
+_SMALL = {"frames", "race", "candidate", "answers", "damage", "times"}  # looks and races; the search's, by the hundred
 _EXAMPLES = """examples:
   skerry compile my_repo/net.py:build --weights w.pth --calib photos/ --target x86-64 -o net.skb
   skerry compile models/mobilenetv2 --weights mobilenet_v2-b0353104.pth --calib photos/ --calib street.mp4
