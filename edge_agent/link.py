@@ -20,9 +20,9 @@ import msgspec
 from edge_agent.config import LinkConfig
 from edge_agent.identity import Identity
 from edge_agent.lanes import Lanes
-from edge_agent.outbox import Batch as Waiting
 from edge_agent.outbox import Outbox
 from edge_agent.report import same
+from edge_agent.segments import Batch as Waiting
 from skerry import mqtt
 from skerry.backoff import Backoff
 from skerry.clock import Clock

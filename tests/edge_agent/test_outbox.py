@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.outbox import BATCH_BYTES, Outbox
+from edge_agent.outbox import Outbox
+from edge_agent.segments import BATCH_BYTES
 from skerry.disk import Disk, DiskFile
 from skerry.errors import StorageFull
 
@@ -209,3 +210,54 @@ def test_whatever_happens_each_accepted_event_is_read_once_in_order(tmp_path_fac
     outbox.close()
     assert [got[n] for n in sorted(got)] == appended
     assert sorted(got) == list(range(1, len(appended) + 1))
+
+
+def test_each_receiver_has_its_own_place_and_the_files_wait_for_the_slowest(tmp_path):
+    outbox = opened(tmp_path, segment_bytes=200)
+    fast, slow = outbox.cursor("fast"), outbox.cursor("slow")
+    for number in range(50):
+        outbox.append(b"event %d" % number)
+    outbox.sync()
+    fast.deliver(50)
+    slow.deliver(10)
+    outbox.save_cursor()
+    assert (outbox.delivered, outbox.waiting, slow.waiting, fast.waiting) == (10, 40, 40, 0)
+    outbox = opened(tmp_path, segment_bytes=200)
+    fast, slow, new = (outbox.cursor(name) for name in ("fast", "slow", "new"))
+    assert fast.read() is None
+    assert [cursor.read().first for cursor in (slow, new)] == [11, 11]
+    for cursor in (slow, new):
+        cursor.deliver(50)
+    outbox.close()
+    assert len(list(tmp_path.glob("*.log"))) == 1
+
+
+def test_a_receiver_that_is_gone_holds_nothing_back(tmp_path):
+    outbox = opened(tmp_path, segment_bytes=200)
+    outbox.cursor("gone")
+    outbox.cursor("stays").deliver(0)
+    for number in range(50):
+        outbox.append(b"event %d" % number)
+    outbox.close()
+    outbox = opened(tmp_path, segment_bytes=200)
+    outbox.cursor("stays").deliver(50)
+    outbox.close()
+    assert outbox.delivered == 50
+    assert len(list(tmp_path.glob("*.log"))) == 1
+
+
+def test_a_log_that_outgrows_its_quota_meanwhile_costs_the_slow_receiver_what_went_and_says_so(tmp_path):
+    outbox = opened(tmp_path, segment_bytes=1000, max_bytes=5000)
+    slow, fast = outbox.cursor("slow"), outbox.cursor("fast")
+    got, lost = [], 0
+    for number in range(1, 1001):
+        outbox.append(b"event %04d" % number)
+        outbox.sync()
+        fast.deliver(number)
+        if number % 200 == 0 and (batch := slow.read(100)):
+            got += batch.events
+            lost += batch.lost
+            slow.deliver(batch.last)
+    assert slow.delivered == len(got) + lost
+    assert lost > 0
+    assert fast.read() is None
