@@ -33,7 +33,7 @@ from edge_agent.config import EventsConfig, SourceConfig
 from edge_agent.events import Events
 from edge_agent.mailbox import Captured, Mailbox
 from edge_agent.outbox import Outbox
-from edge_agent.sinks import Delivery
+from edge_agent.sinks.delivery import Delivery
 from edge_agent.sources import files
 from edge_agent.sources.reader import Reader
 from edge_agent.vision import ActiveModel, Worker

@@ -19,6 +19,7 @@ from cloud_hub.routes import (
     device_routes,
     hub_routes,
     operator_routes,
+    picture_routes,
     release_routes,
     rollout_routes,
 )
@@ -79,7 +80,7 @@ def make_app(services: Services, lifespan: Lifespan | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(Exception, _bug)
     doors = Doors(services)
-    for routes in (hub_routes, device_routes, release_routes, rollout_routes, operator_routes):
+    for routes in (hub_routes, device_routes, picture_routes, release_routes, rollout_routes, operator_routes):
         app.include_router(routes(services, doors))
     return app
 

@@ -27,6 +27,7 @@ from cloud_hub.devices import Devices
 from cloud_hub.identity import TENANT, Authority, Pair
 from cloud_hub.inbound import Inbound
 from cloud_hub.link import HubLink, Who, Wishes
+from cloud_hub.pictures import PicturesOf
 from cloud_hub.registry import Registry
 from cloud_hub.rollouts.service import Rollouts
 from cloud_hub.routes import Services, add_operator
@@ -183,11 +184,14 @@ def _build(
     context = mqtt.tls(authority.ca, client.certificate, client.key)
     uniform = random.SystemRandom().uniform
     link = HubLink(broker, context, inbound, wishes, clock, Backoff(0.2, 5.0, uniform), Who(run, boot, new_id))
-    blobs = Blobs(Path(config.data).absolute() / "blobs", disk, new_id)
+    data = Path(config.data).absolute()
+    blobs = Blobs(data / "blobs", disk, new_id)
     services = Services(
         store=store,
         authority=authority,
         blobs=blobs,
+        pictures=PicturesOf(data / "pictures", disk, new_id),
+        samples=PicturesOf(data / "samples", disk, new_id),
         registry=Registry(store, blobs, clock),
         devices=Devices(store, authority, config.broker_at or broker, clock, new_id),
         rollouts=Rollouts(store, clock, parts.reached),

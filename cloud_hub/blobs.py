@@ -15,12 +15,19 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
-    """A folder of blobs."""
+    """A folder of blobs.
 
-    def __init__(self, folder: Path, disk: Disk, new_id: Callable[[], str]) -> None:
-        self._folder, self._disk, self._new_id = folder, disk, new_id
+    Args:
+        limit: bytes of one blob.
+        beside: the ending of files that may stand beside a blob.
+    """
+
+    def __init__(
+        self, folder: Path, disk: Disk, new_id: Callable[[], str], limit: int = MAX_BLOB, beside: str = ""
+    ) -> None:
+        self._folder, self._disk, self._new_id, self._limit = folder, disk, new_id, limit
         disk.make_dirs(folder)
-        for left in [path for path in folder.iterdir() if not _HEX.fullmatch(path.name)]:
+        for left in [path for path in folder.iterdir() if not _HEX.fullmatch(path.name.removesuffix(beside))]:
             disk.unlink(left)  # what a stopped hub was about to keep
 
     def path(self, digest: str) -> Path:
@@ -47,7 +54,7 @@ class Blobs:
         """
         part = self._folder / f"{_checked(digest)}.{self._new_id()}"
         try:
-            self._disk.store(part, _verified(digest, chunks))
+            self._disk.store(part, _verified(digest, chunks, self._limit))
             self._disk.rename(part, self._folder / digest)
         except BaseException:
             self._disk.unlink(part)
@@ -55,12 +62,12 @@ class Blobs:
         self._disk.sync_dir(self._folder)
 
 
-def _verified(digest: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _verified(digest: str, chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     sha, size = hashlib.sha256(), 0
     for chunk in chunks:
         size += len(chunk)
-        if size > MAX_BLOB:
-            raise TooLarge(f"a blob has at most {MAX_BLOB} bytes")
+        if size > limit:
+            raise TooLarge(f"expected at most {limit} bytes, more came")
         sha.update(chunk)
         yield chunk
     if sha.hexdigest() != digest:

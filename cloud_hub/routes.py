@@ -18,6 +18,7 @@ from cloud_hub import views
 from cloud_hub.blobs import Blobs
 from cloud_hub.devices import Devices
 from cloud_hub.identity import Authority, digest
+from cloud_hub.pictures import MAX_BESIDE, PicturesOf
 from cloud_hub.registry import Registry
 from cloud_hub.rollouts.judge import Policy
 from cloud_hub.rollouts.service import Rollouts
@@ -25,13 +26,18 @@ from cloud_hub.store import Store
 from cloud_hub.tables import devices, events, operators, streams
 from skerry import __version__
 from skerry.clock import Clock
-from skerry.errors import Conflict, NotAllowed, NotFound
+from skerry.errors import Conflict, NotAllowed, NotFound, TooLarge
 from skerry.fleet import documents as doc
 
 _PAGE = Path(__file__).with_name("page.html")
-_RAW_BODY = {
-    "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
+
+
+def _body(kind: str) -> dict[str, Any]:
+    return {"requestBody": {"content": {kind: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+_RAW_BODY, _JPEG_BODY = _body("application/octet-stream"), _body("image/jpeg")
+_PLAIN = {"x-content-type-options": "nosniff"}
 
 
 _bearer = HTTPBearer(auto_error=False, description="an operator's API token, or a device's JWT")
@@ -45,6 +51,8 @@ class Services:
     store: Store
     authority: Authority
     blobs: Blobs
+    pictures: PicturesOf
+    samples: PicturesOf
     registry: Registry
     devices: Devices
     rollouts: Rollouts
@@ -177,6 +185,68 @@ def device_routes(s: Services, doors: Doors) -> APIRouter:
     return api
 
 
+def picture_routes(s: Services, doors: Doors) -> APIRouter:
+    """What devices' cameras saw, as far as a device lets it out."""
+    api = APIRouter(tags=["pictures"])
+    Operator = Annotated[str, Depends(doors.operator)]  # noqa: N806 - a type
+    Device = Annotated[str, Depends(doors.device)]  # noqa: N806 - a type
+
+    @api.put("/v1/devices/{word}/pictures/{sha256}", status_code=204, openapi_extra=_JPEG_BODY)
+    async def put_picture(word: str, sha256: doc.Digest, request: Request, me: Device) -> None:
+        """Keeps a picture of an event of the device that asks."""
+        await _keep(s.pictures, _own(word, me), sha256, request)
+
+    @api.get("/v1/devices/{word}/pictures/{sha256}", response_class=FileResponse)
+    def get_picture(word: str, sha256: doc.Digest, _: Operator) -> FileResponse:
+        """A picture of an event, by the digest that the event names."""
+        return FileResponse(s.pictures.path(s.devices.find(word).id, sha256), media_type="image/jpeg", headers=_PLAIN)
+
+    @api.put("/v1/devices/{word}/samples/{sha256}", status_code=204, openapi_extra=_JPEG_BODY)
+    async def put_sample(word: str, sha256: doc.Digest, request: Request, me: Device) -> None:
+        """Keeps a frame to train with, of the device that asks."""
+        await _keep(s.samples, _own(word, me), sha256, request)
+
+    @api.get("/v1/devices/{word}/samples/{sha256}", response_class=FileResponse)
+    def get_sample(word: str, sha256: doc.Digest, _: Operator) -> FileResponse:
+        """A frame to train with."""
+        return FileResponse(s.samples.path(s.devices.find(word).id, sha256), media_type="image/jpeg", headers=_PLAIN)
+
+    @api.put("/v1/devices/{word}/samples/{sha256}/answers", status_code=204, openapi_extra=_RAW_BODY)
+    async def put_answers(word: str, sha256: doc.Digest, request: Request, me: Device) -> None:
+        """Keeps what a device said about a sample that it sent before."""
+        device, raw = _own(word, me), b""
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_BESIDE:
+                raise TooLarge(f"expected at most {MAX_BESIDE} bytes, more came")
+        await anyio.to_thread.run_sync(s.samples.put_beside, device, sha256, raw)
+
+    @api.get("/v1/devices/{word}/samples/{sha256}/answers", response_class=FileResponse)
+    def get_answers(word: str, sha256: doc.Digest, _: Operator) -> FileResponse:
+        """What a device said about a sample."""
+        path = s.samples.beside(s.devices.find(word).id, sha256)
+        return FileResponse(path, media_type="application/json", headers=_PLAIN)
+
+    return api
+
+
+def _own(word: str, me: str) -> str:
+    if word != me:
+        raise NotAllowed("a device keeps its own pictures here, not another one's")
+    return me
+
+
+async def _keep(pictures: PicturesOf, device: str, sha256: str, request: Request) -> None:
+    await anyio.to_thread.run_sync(pictures.put, device, sha256, _arriving(request))
+
+
+def _arriving(request: Request) -> Iterator[bytes]:
+    """A request's body, as it comes; for another thread than the event loop's."""
+    chunks = request.stream().__aiter__()
+    while (chunk := anyio.from_thread.run(_next, chunks)) is not None:
+        yield chunk
+
+
 def release_routes(s: Services, doors: Doors) -> APIRouter:
     """Releases and their files."""
     api = APIRouter(tags=["releases"])
@@ -186,13 +256,7 @@ def release_routes(s: Services, doors: Doors) -> APIRouter:
     @api.put("/v1/blobs/sha256/{sha256}", status_code=204, openapi_extra=_RAW_BODY)
     async def put_blob(sha256: doc.Digest, request: Request, _: Operator) -> None:
         """Keeps a file under its digest."""
-        chunks = request.stream().__aiter__()
-
-        def arriving() -> Iterator[bytes]:
-            while (chunk := anyio.from_thread.run(_next, chunks)) is not None:
-                yield chunk
-
-        await anyio.to_thread.run_sync(s.blobs.put, sha256, arriving())
+        await anyio.to_thread.run_sync(s.blobs.put, sha256, _arriving(request))
 
     @api.get("/v1/blobs/sha256/{sha256}", response_class=FileResponse)
     def get_blob(sha256: doc.Digest, _: Either) -> FileResponse:

@@ -24,11 +24,13 @@ from edge_agent.api.routes import Api
 from edge_agent.api.server import serve
 from edge_agent.config import AgentConfig
 from edge_agent.daemon.notify import Notifier
+from edge_agent.darkroom import Darkroom
 from edge_agent.events import Events, Journal, Several
 from edge_agent.gate import Gate
 from edge_agent.hub_client import HubFetcher
 from edge_agent.identity import Identity
 from edge_agent.identity import load as load_identity
+from edge_agent.imaging import Imaging
 from edge_agent.lanes import Lanes
 from edge_agent.link import Link
 from edge_agent.link import Tools as LinkTools
@@ -36,7 +38,8 @@ from edge_agent.mailbox import Mailbox
 from edge_agent.outbox import Outbox
 from edge_agent.reload import Changes, changes
 from edge_agent.report import Reporter
-from edge_agent.sinks import Delivery, JsonlSink, Sink, TerminalSink
+from edge_agent.sinks.delivery import Delivery
+from edge_agent.sinks.factory import make_sinks
 from edge_agent.slots import Inbox, Records, Slots
 from edge_agent.sources.readers import Readers, check, credentials_file
 from edge_agent.status import Latency, LinkStatus, OutboxStatus, SourceStatus, Status
@@ -154,13 +157,20 @@ async def _run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(paths.lock, disk))
         outbox = Outbox(paths.outbox, disk, config.events.max_mib << 20, new_id)
-        delivery = stack.enter_context(Delivery(outbox, _sinks(config, disk, say), clock, config.events.sync_ms / 1000))
+        imaging = Imaging(config, gate, Darkroom(), paths.data, disk, clock, random.SystemRandom())
+        sinks = make_sinks(config, passwords, imaging.pictures.read, outbox.stream, say, disk, clock)
+        uniform = random.SystemRandom().uniform
+        sync_s = config.events.sync_ms / 1000
+        delivery = stack.enter_context(
+            Delivery(outbox, sinks, clock, sync_s, stop_s=config.stop_s / 2, uniform=uniform)
+        )
+        stack.enter_context(imaging.darkroom)
         lanes = Lanes(paths.lanes, disk, config.events.max_mib << 20, new_id) if identity is not None else None
-        journals = _Journals(config, outbox, delivery, lanes)
-        events = Events(config.events, journals, clock, journals.wake)
+        journals = _Journals(outbox, delivery, lanes)
+        events = Events(config.events, journals, clock, journals.wake, imaging.event_pictures)
         mailbox = Mailbox()
         newest, verdicts = live.Newest(), live.Verdicts()
-        hears = Hears(events, [newest, verdicts])
+        hears = Hears(events, [newest, verdicts, *imaging.emits])
         worker = stack.enter_context(Worker(mailbox, hears, clock, config.stop_s / 2))
         tools = Tools(
             records=Records(paths.record, disk),
@@ -205,9 +215,12 @@ async def _run(
             again,
             link,
             lanes,
+            imaging,
         )
+        imaging.to_hub(identity)
         await agent.run()
         updater.stopped()
+        imaging.close()
         if lanes is not None:
             lanes.close()
     say(agent.farewell())
@@ -219,8 +232,8 @@ async def _run(
 class _Journals:
     """Where events go: to the local sinks' outbox, and to the hub's if there is a hub."""
 
-    def __init__(self, config: AgentConfig, outbox: Outbox, delivery: Delivery, lanes: Lanes | None) -> None:
-        local: list[Journal] = [outbox] if lanes is None or config.events.jsonl or config.events.terminal else []
+    def __init__(self, outbox: Outbox, delivery: Delivery, lanes: Lanes | None) -> None:
+        local: list[Journal] = [outbox] if lanes is None or delivery.couriers else []
         self._wake_local = delivery.wake if local else None
         self._all = Several([*local, *([lanes] if lanes is not None else [])])
         self.link: Link | None = None
@@ -275,15 +288,6 @@ def _link(
     return link
 
 
-def _sinks(config: AgentConfig, disk: Disk, say: Callable[[str], object]) -> list[Sink]:
-    sinks: list[Sink] = []
-    if config.events.jsonl:
-        sinks.append(JsonlSink(Path(config.events.jsonl), disk))
-    if config.events.terminal:
-        sinks.append(TerminalSink(say))
-    return sinks
-
-
 @dataclass
 class Agent:
     """The running agent: its tasks, its status, its end."""
@@ -309,6 +313,7 @@ class Agent:
     again: Callable[[], AgentConfig] | None = None
     link: Link | None = None
     lanes: Lanes | None = None
+    imaging: Imaging | None = None
 
     def __post_init__(self) -> None:
         self._started = self.clock.monotonic()
@@ -325,6 +330,8 @@ class Agent:
                 tasks.start_soon(self.link.run, name="link")
             else:
                 tasks.start_soon(self._look_for_wishes, name="wishes")
+            if self.imaging is not None and self.imaging.upload is not None:
+                tasks.start_soon(self.imaging.upload.run, name="pictures")
             tasks.start_soon(self._observe, name="watchdog")
             tasks.start_soon(self._play_sources, name="sources")
             tasks.start_soon(self._wait_for_signal, name="signals")
@@ -391,6 +398,8 @@ class Agent:
         if self._playing:
             self.readers.start(source.label for source in found.begun)
         self.config, self.events.config, self.gate = found.config, found.config.events, Gate(found.config.privacy)
+        if self.imaging is not None:
+            self.imaging.obey(found.config.privacy)
         _log.info(
             "configuration read again: sources begun %s, ended %s; waits for a restart: %s",
             [source.label for source in found.begun],
@@ -488,8 +497,10 @@ class Agent:
                 lost=self.delivery.lost,
                 unrecorded=self.events.unrecorded,
                 failing=self.delivery.failing,
+                sinks=self.delivery.sinks(),
             ),
             link=self._link_status(),
+            pictures=self.imaging.status() if self.imaging is not None else {},
         )
 
     def _link_status(self) -> LinkStatus | None:

@@ -55,6 +55,7 @@ class EventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         when: "change" tells when the set of labels seen changes, "every" tells every frame.
+        picture: whether what was seen is told with a picture; or the labels of which it is.
         min_score: answers below it are not told.
         jsonl: a file that gets every event, once, in order.
         terminal: whether events are printed.
@@ -64,10 +65,109 @@ class EventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     when: Literal["change", "every"] = "change"
     min_score: Fraction = 0.3
+    picture: bool | list[str] = False
     jsonl: str | None = None
     terminal: bool = True
     max_mib: Positive = 64
     sync_ms: Annotated[int, msgspec.Meta(ge=1, le=200)] = 200
+
+
+class MqttConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A broker that gets every event.
+
+    Attributes:
+        url: ``mqtt://host:port`` or ``mqtts://host:port``. Never with a password.
+        topic: below which everything is published; a device's own where several share a broker.
+        credentials: name of its user and password (edge_agent.sources.credentials).
+        ca: PEM file of who certifies the broker; by default, whom the system trusts.
+        picture: whether an event's picture is in its message.
+        home_assistant: the prefix under which Home Assistant looks for new things, as a rule "homeassistant".
+    """
+
+    url: str
+    topic: str = "skerry"
+    credentials: str | None = None
+    ca: str | None = None
+    picture: bool = False
+    home_assistant: str | None = None
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 20
+
+
+class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A web server that gets every event, one a request.
+
+    Attributes:
+        url: ``https://…`` or ``http://…``. Never with a password.
+        credentials: name of the secret that signs (edge_agent.sources.credentials: its password).
+        ca: PEM file of who certifies the server; by default, whom the system trusts.
+        timeout_s: for the connection and for each part of the answer.
+        tries: after so many refusals (4xx) of one event it is left out, and counted.
+        picture: whether an event's picture is in its request.
+    """
+
+    url: str
+    credentials: str | None = None
+    ca: str | None = None
+    timeout_s: Seconds = 10.0
+    tries: Positive = 5
+    picture: bool = False
+
+
+class SinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Receivers of events beside the file, the terminal and the hub."""
+
+    mqtt: MqttConfig | None = None
+    webhook: WebhookConfig | None = None
+
+
+class PicturesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pictures of events (``events.picture``), of which ``privacy.allow`` must name "event-picture".
+
+    Attributes:
+        max_mib: that are kept; the oldest go first.
+        quality: of the JPEG, as Pillow counts it.
+        longest: pixels of the longer side; larger ones are made smaller.
+        upload: whether a hub gets them.
+    """
+
+    max_mib: Positive = 256
+    quality: Annotated[int, msgspec.Meta(ge=1, le=95)] = 80
+    longest: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 1280
+    upload: bool = True
+
+
+class SamplingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hard frames, kept to train with; ``privacy.allow`` must name "sample". None are, by default.
+
+    Attributes:
+        band: a frame is uncertain if its answer is: a score in this band (edge_agent.sampling).
+        margin: or, of a whole frame's labels, if the first is less than this before the second.
+        drift: a source drifts if what is seen is this far from what this release saw there before (PSI).
+        random: share of all frames.
+        apart_s: between two samples of one source, but for random ones.
+        per_hour, per_day: samples in any hour, and in any day, at most.
+        mib_per_hour, mib_per_day: the same in bytes.
+        max_mib: that are kept; the oldest go first.
+        upload: whether a hub gets them.
+    """
+
+    band: tuple[Fraction, Fraction] | None = None
+    margin: Fraction | None = None
+    drift: Annotated[float, msgspec.Meta(gt=0.0)] | None = None
+    random: Fraction = 0.0
+    apart_s: Annotated[float, msgspec.Meta(ge=0.0)] = 10.0
+    per_hour: Positive = 60
+    per_day: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 500
+    mib_per_hour: Positive = 32
+    mib_per_day: Positive = 256
+    max_mib: Positive = 512
+    quality: Annotated[int, msgspec.Meta(ge=1, le=95)] = 92
+    upload: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is sampled at all."""
+        return self.band is not None or self.margin is not None or self.drift is not None or self.random > 0
 
 
 class Mask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,6 +275,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     events: EventsConfig = EventsConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     api: ApiConfig = ApiConfig()
+    sinks: SinksConfig = SinksConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    sampling: SamplingConfig = SamplingConfig()
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()
     link: LinkConfig = LinkConfig()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edge_agent.config import EventsConfig
+from edge_agent.darkroom import EventPictures
 from edge_agent.mailbox import Captured
 from skerry.clock import Clock
 from skerry.errors import SkerryError
@@ -21,6 +22,11 @@ def gist(answers: Sequence[Answer]) -> tuple[str, ...]:
     if answers and answers[0].box is None:
         return (answers[0].label,)
     return tuple(sorted(answer.label for answer in answers))
+
+
+def pictured(told: Sequence[Answer], wanted: bool | list[str]) -> bool:  # noqa: FBT001 - a value of the configuration
+    """Whether what is told is told with a picture."""
+    return wanted if isinstance(wanted, bool) else any(answer.label in wanted for answer in told)
 
 
 class Journal(Protocol):
@@ -57,8 +63,15 @@ class Events:
         heard: is called with each event that was written, in the thread that wrote it.
     """
 
-    def __init__(self, config: EventsConfig, outbox: Journal, clock: Clock, wake: Callable[[], None]) -> None:
-        self.config, self._outbox, self._clock, self._wake = config, outbox, clock, wake
+    def __init__(
+        self,
+        config: EventsConfig,
+        outbox: Journal,
+        clock: Clock,
+        wake: Callable[[], None],
+        pictures: EventPictures | None = None,
+    ) -> None:
+        self.config, self._outbox, self._clock, self._wake, self._pictures = config, outbox, clock, wake, pictures
         self._shown: dict[str, tuple[str, ...]] = {}
         self.unrecorded = 0
         self.heard: Callable[[bytes], None] = lambda _event: None
@@ -70,17 +83,19 @@ class Events:
         if self.config.when == "change" and self._shown.get(frame.source) == shown:
             return
         self._shown[frame.source] = shown
-        self._accept(
-            Seen(
-                source=frame.source,
-                frame=frame.number,
-                release=release,
-                answers=told,
-                utc_ms=frame.utc.ms,
-                trust=frame.utc.trust,
-                mono_ms=int(frame.mono_s * 1000),
-            )
+        event = Seen(
+            source=frame.source,
+            frame=frame.number,
+            release=release,
+            answers=told,
+            utc_ms=frame.utc.ms,
+            trust=frame.utc.trust,
+            mono_ms=int(frame.mono_s * 1000),
         )
+        if self._pictures is not None and pictured(told, self.config.picture):
+            self._pictures.tell(event, frame, answers, self._record)
+        else:
+            self._accept(event)
 
     def updated(self, app: str, before: Record, event: Happening, after: Record) -> None:
         """Tells that an update took a step."""
@@ -123,6 +138,12 @@ class Events:
         )
 
     def _accept(self, event: Event) -> None:
+        if self._pictures is None:
+            self._record(event)
+        else:
+            self._pictures.then(event, self._record)
+
+    def _record(self, event: Event) -> None:
         try:
             self._outbox.append(encoded := encode(event))
         except SkerryError as exc:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from skerry.documents import parse
-from skerry.errors import FormatError, HubError, HubUnreachable, NotAllowed, NotFound
+from skerry.errors import FormatError, HubError, HubUnreachable, NotAllowed, NotFound, Unacceptable
 
 _TIMEOUT_S = 20.0
 _MAX_ANSWER = 8 << 20
@@ -18,6 +18,13 @@ _CHUNK = 64 << 10
 _PATIENCE = 5  # times that a download may break off without a byte between
 
 _FAILURES = (OSError, http.client.HTTPException)
+_REFUSALS: dict[int, type[HubError]] = {
+    401: NotAllowed,
+    403: NotAllowed,
+    404: NotFound,
+    413: Unacceptable,
+    422: Unacceptable,
+}
 
 
 class _Problem(msgspec.Struct):
@@ -25,17 +32,24 @@ class _Problem(msgspec.Struct):
 
 
 def request(
-    url: str, method: str, path: str, context: ssl.SSLContext, *, body: bytes | None = None, token: str | None = None
+    url: str,
+    method: str,
+    path: str,
+    context: ssl.SSLContext,
+    *,
+    body: bytes | None = None,
+    token: str | None = None,
+    kind: str = "application/json",
 ) -> bytes:
-    """One request; its answer.
+    """One request, with a body of a media type; its answer.
 
     Raises:
         HubUnreachable: no answer.
-        NotAllowed, NotFound, HubError: the hub refused, in its words.
+        NotAllowed, NotFound, Unacceptable, HubError: the hub refused, in its words.
     """
     connection = _connect(url, context)
     try:
-        headers = _headers(token) | ({"content-type": "application/json"} if body is not None else {})
+        headers = _headers(token) | ({"content-type": kind} if body is not None else {})
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         raw = answer.read(_MAX_ANSWER + 1)
@@ -113,4 +127,4 @@ def _refusal(status: int, raw: bytes) -> HubError:
         detail = parse(raw, _Problem, "").detail
     except FormatError:
         detail = f"the hub answered {status}"
-    return {401: NotAllowed, 403: NotAllowed, 404: NotFound}.get(status, HubError)(detail)
+    return _REFUSALS.get(status, HubError)(detail)

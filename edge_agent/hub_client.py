@@ -26,6 +26,13 @@ class _Release(msgspec.Struct):
     signature: str
 
 
+def token(identity: Identity, clock: Clock) -> str:
+    """Says who asks, for a minute."""
+    now = clock.utc().ms // 1000
+    claims = {"sub": identity.device, "aud": JWT_AUDIENCE, "iat": now, "exp": now + JWT_SECONDS}
+    return jwt.encode(claims, identity.key, algorithm="ES256")
+
+
 class HubFetcher:
     """A `Fetcher` that asks the hub. Runs in a worker thread of the event loop, and ends when its task is cancelled."""
 
@@ -62,10 +69,7 @@ class HubFetcher:
         return raw
 
     def _token(self) -> str:
-        """Says who asks, for a minute."""
-        now = self._clock.utc().ms // 1000
-        claims = {"sub": self._identity.device, "aud": JWT_AUDIENCE, "iat": now, "exp": now + JWT_SECONDS}
-        return jwt.encode(claims, self._identity.key, algorithm="ES256")
+        return token(self._identity, self._clock)
 
     def _wait(self, seconds: float) -> None:
         """Between two chunks or attempts; ends the download if the wish has changed."""

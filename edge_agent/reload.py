@@ -9,7 +9,7 @@ import msgspec
 from edge_agent.config import AgentConfig, SourceConfig
 
 _LIVE = ("sources", "events", "privacy")  # what a reload applies
-_LIVE_EVENTS = ("when", "min_score")  # of the events; the outbox and the sinks are a restart's
+_LIVE_EVENTS = ("when", "min_score", "picture")  # of the events; the outbox and the sinks are a restart's
 
 
 @dataclass(frozen=True)

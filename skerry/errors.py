@@ -31,10 +31,12 @@ its traceback.
     │   └── ParityError         a hop differs from the one before by more than the limits allow
     ├── StorageError            the disk refused
     │   └── StorageFull         the disk is full: says nothing about a release
+    ├── SinkError               a receiver of events that does not take them
     ├── HubError                what a hub answered, or that it did not
     │   ├── HubUnreachable      no answer: network, address, or certificate
     │   ├── NotAllowed          the token or certificate does not allow this, or is not known
     │   ├── NotFound            the hub has no such thing
+    │   ├── Unacceptable        the hub will never take this as it is
     │   └── Conflict            it cannot be done in the state in which things are
     ├── AgentBusy               another process holds this agent's data directory
     └── IllegalTransition       an event that the update cycle does not know in this state: a bug
@@ -155,6 +157,14 @@ class StorageFull(StorageError):
     """The disk is full. Says nothing about a release."""
 
 
+class SinkError(SkerryError):
+    """A receiver of events does not take them; ``pause_s`` is how long it asked to be left alone."""
+
+    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s
+
+
 class HubError(SkerryError):
     """What a hub answered, or that it did not."""
 
@@ -169,6 +179,10 @@ class NotAllowed(HubError):
 
 class NotFound(HubError):
     """There is no such thing on the hub."""
+
+
+class Unacceptable(HubError):
+    """It will never be taken as it is."""
 
 
 class Conflict(HubError):

@@ -59,15 +59,52 @@ class Answer(msgspec.Struct, frozen=True):
     box: tuple[float, float, float, float] | None = None
 
 
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A JPEG that belongs to an event; it lies on the device, and travels on its own.
+
+    Attributes:
+        sha256: of the file; it is asked for by this name.
+        bytes: how large the file is.
+    """
+
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+
 class Seen(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="seen"):
     """A model's answers about one frame.
 
     Attributes:
         frame: number of the frame since its source was opened, from 0.
         release: id of the release that answered; every answer of one event is from this one.
+        picture: what it shows, as far as it may leave the device; null if no picture was wanted, or none may.
         utc_ms, trust, mono_ms: when the frame was captured.
     """
 
+    source: str
+    frame: int
+    release: str
+    answers: list[Answer]
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+    picture: Picture | None = None
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame that is kept to train with: what stands beside its JPEG.
+
+    Attributes:
+        why: "uncertain", "drifting" or "random" (edge_agent.sampling).
+        picture: the JPEG: what of the frame may leave the device.
+        answers: all that the release found, however unsure.
+        utc_ms, trust, mono_ms: when the frame was captured.
+    """
+
+    why: str
+    picture: Picture
     source: str
     frame: int
     release: str

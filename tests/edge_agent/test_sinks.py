@@ -9,7 +9,10 @@ import msgspec
 import pytest
 
 from edge_agent.outbox import Outbox
-from edge_agent.sinks import Delivery, JsonlSink, TerminalSink, describe
+from edge_agent.sinks.delivery import Delivery
+from edge_agent.sinks.jsonl import JsonlSink
+from edge_agent.sinks.sink import Sink
+from edge_agent.sinks.terminal import TerminalSink, describe
 from skerry.clock import SystemClock, Trust
 from skerry.disk import Disk
 from skerry.errors import FormatError, StorageFull
@@ -85,7 +88,7 @@ def test_a_line_for_a_person_says_what_was_seen():
     assert "update abcdef012345 proving → idle (refused): too slow" in describe(step)
 
 
-class Moody:
+class Moody(Sink):
     """A receiver that refuses for a while."""
 
     def __init__(self) -> None:
@@ -95,9 +98,6 @@ class Moody:
         if self.refusing:
             raise StorageFull("no room")
         self.got += [event.seq for event in events]
-
-    def close(self) -> None:
-        pass
 
 
 def test_what_cannot_be_delivered_waits_and_comes_later(tmp_path, caplog):

@@ -19,6 +19,7 @@ from cloud_hub.blobs import Blobs
 from cloud_hub.devices import Devices, desired_of
 from cloud_hub.identity import TENANT, Authority
 from cloud_hub.inbound import Inbound, Outgoing
+from cloud_hub.pictures import PicturesOf
 from cloud_hub.registry import Registry
 from cloud_hub.rollouts.service import Rollouts
 from cloud_hub.routes import Services, add_operator
@@ -73,6 +74,8 @@ def hub_parts(folder: Path) -> Iterator[Parts]:
             store=store,
             authority=authority,
             blobs=blobs,
+            pictures=PicturesOf(folder / "pictures", disk, new_id, max_device=4000),
+            samples=PicturesOf(folder / "samples", disk, new_id),
             registry=Registry(store, blobs, clock),
             devices=Devices(store, authority, Broker(host="localhost", port=8883), clock, new_id),
             rollouts=Rollouts(store, clock, nowhere),

@@ -22,7 +22,9 @@ from edge_agent.handin import current_wish
 from edge_agent.mailbox import Captured, Mailbox
 from edge_agent.outbox import Outbox
 from edge_agent.reconcile import reconcile
-from edge_agent.sinks import Delivery, JsonlSink
+from edge_agent.sinks.delivery import Delivery
+from edge_agent.sinks.jsonl import JsonlSink
+from edge_agent.sinks.sink import Sink
 from edge_agent.slots import Inbox, Records, Slots
 from edge_agent.updater import Tools, Updater
 from edge_agent.vision import ActiveModel
@@ -109,17 +111,16 @@ class RememberingOutbox(Outbox):
         return number
 
 
-class Repeats:
+class Repeats(Sink):
     """A receiver that does not drop repeats: it has what it was given since the start."""
+
+    name = "repeats"
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
 
     def deliver(self, events: Sequence[Stored]) -> None:
         self.numbers += [event.seq for event in events]
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -190,7 +191,12 @@ class World:
         """What the delivery thread does in one turn."""
         self.outbox.sync()
         self.mark("accepted", self.outbox.accepted)
-        self.delivery._accept_and_deliver()
+        self._bring()
+
+    def _bring(self) -> None:
+        self.delivery.accept()
+        for courier in self.delivery.couriers:
+            courier.drain()
 
     def mark(self, what: str, value: object) -> None:
         """Tells a journal what is promised from here on."""
@@ -228,7 +234,7 @@ class World:
     def end(self) -> None:
         """A clean stop."""
         self.updater.stopped()
-        self.delivery._accept_and_deliver()
+        self._bring()
         self.outbox.close()
         self.sink.close()
         self.vision.swap(None)
