@@ -58,7 +58,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         if number == 1:
             anyio.run(world.rest, State.PROBATION)
             world = World(disk.root, disk, "first boot", {poor})
-            for sync in ("sinks.py:deliver", "outbox.py:sync"):
+            for sync in ("jsonl.py:deliver", "outbox.py:sync"):
                 world = killed_before(world, disk, sync)
         anyio.run(world.rest)
     world.end()
