@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,25 @@ def describe(status: dict[str, Any]) -> str:
     if (outbox := status.get("outbox")) and not status.get("link"):
         waiting = outbox["accepted"] - outbox["delivered"]
         lines.append(f"events    {outbox['accepted']} accepted, {outbox['delivered']} delivered, {waiting} waiting")
+    lines += _receivers(status)
     if link := status.get("link"):
         state = "connected" if link["connected"] else f"OUT OF REACH: {link['why']}"
         lines.append(f"hub       {link['hub']} as {link['device']}: {state}; {link['waiting']} events wait")
     return "\n".join(lines)
+
+
+def _receivers(status: dict[str, Any]) -> Iterator[str]:
+    """How each sink fares, and what of pictures there is."""
+    for name, sink in (status.get("outbox") or {}).get("sinks", {}).items():
+        failing = f"; FAILING: {sink['failing']}" if sink["failing"] else ""
+        gone = "".join(f", {sink[what]} {what}" for what in ("lost", "skipped") if sink[what])
+        yield f"sink      {name}: {sink['delivered']} delivered, {sink['waiting']} waiting{gone}{failing}"
+    for kind, pictures in status.get("pictures", {}).items():
+        counts = ("missed", "withheld", "dropped", "unsent", "sent", "waiting", "refused")
+        told = "".join(f", {pictures[what]} {what}" for what in counts if pictures[what])
+        failing = f"; FAILING: {pictures['failing']}" if pictures["failing"] else ""
+        if pictures["kept"] or told or failing:
+            yield f"{kind:<9} {pictures['kept']} kept ({pictures['bytes'] / 2**20:.1f} MiB){told}{failing}"
 
 
 def follow(data: Path, release: str, timeout_s: float, say: Callable[[str], object]) -> int:

@@ -8,7 +8,7 @@ import json
 import pytest
 import tiny
 from clips import write_clip
-from live_agent import LiveAgent, exact
+from live_agent import LiveAgent, exact, skerry
 from mosquitto import Listener, Mosquitto
 from receiver import Receiver
 
@@ -54,6 +54,9 @@ def test_every_sink_has_every_event_and_the_pictures_are_there(tmp_path):
             receiver.start()
             status = agent.wait(lambda s: not s["outbox"]["sinks"]["webhook"]["failing"], 60)
             assert exact(status)
+            said = skerry("agent", "status", "--data", str(agent.data)).stdout
+            assert "sink      webhook: " in said
+            assert "samples   5 kept" in said
             assert status["pictures"]["samples"]["kept"] == 5, "the budget holds across a crash"
             assert agent.stop() == 0
         numbers = [line["seq"] for line in agent.lines()]

@@ -8,12 +8,14 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from edge_agent.config import EventsConfig, PicturesConfig, PrivacyConfig
+from edge_agent.config import EventsConfig, Mask, PicturesConfig, PrivacyConfig
 from edge_agent.darkroom import Darkroom, EventPictures
 from edge_agent.events import Events, pictured
-from edge_agent.gate import Gate
+from edge_agent.gate import Gate, covered
 from edge_agent.mailbox import Captured
 from edge_agent.pictures import Pictures, encode_jpeg
 from skerry.clock import SystemClock, Trust, Utc
@@ -150,6 +152,35 @@ def test_what_the_gate_withholds_is_told_without_a_picture(tmp_path):
     with darkroom:
         events.seen(frame(1), "release", [])
     assert [event.picture for event in written.events] == [None], "nothing is allowed by default"
+
+
+def test_another_policy_holds_from_the_next_picture_on(tmp_path):
+    darkroom, events, written, _, made = scene(tmp_path, PrivacyConfig(allow=["event-picture"]))
+    with darkroom:
+        events.seen(frame(1), "release", [])
+        made.gate = Gate(PrivacyConfig())
+        events.seen(frame(2), "release", [])
+    assert [event.picture is not None for event in written.events][1] is False
+
+
+@given(
+    polygon=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=6),
+    longest=st.sampled_from([16, 40, 400]),
+)
+@settings(max_examples=30, deadline=None)
+def test_no_masked_pixel_is_in_a_picture_however_large_it_is(polygon, longest):
+    """Two frames that differ below the mask alone give the same file."""
+    privacy = PrivacyConfig(allow=["event-picture"], masks=[Mask(polygon=polygon)])
+    gate = Gate(privacy)
+    pixels = np.random.default_rng(0).integers(1, 256, (48, 64, 3), np.uint8)
+    other = pixels.copy()
+    area = covered(polygon, 48, 64)
+    other[area] = 255 - other[area]
+    files = {
+        encode_jpeg(gate.open("event-picture", Captured("gate", 0, 0.0, Utc(0, Trust.RTC), shown), []), 80, longest)[0]
+        for shown in (pixels, other)
+    }
+    assert len(files) == 1
 
 
 def test_a_disk_that_refuses_costs_pictures_and_no_event(tmp_path, caplog):
