@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ class PicturesOf:
         self._folder, self._disk, self._new_id, self._max_device = folder, disk, new_id, max_device
         self._lock = threading.Lock()
         self._blobs: dict[str, Blobs] = {}
+        self._totals: dict[str, int] = {}
         disk.make_dirs(folder)
 
     def put(self, device: str, sha256: str, chunks: Iterable[bytes]) -> None:
@@ -42,8 +44,11 @@ class PicturesOf:
             DigestMismatch, TooLarge, FormatError: it is not what it says, too large, or no JPEG; nothing is kept.
             StorageError: the disk refused.
         """
-        self._of(device).put(sha256, _jpeg(chunks))
-        self._make_room(self._folder / device, sha256)
+        blobs = self._of(device)
+        new = not blobs.holds(sha256)
+        blobs.put(sha256, _jpeg(chunks))
+        if new:
+            self._make_room(device, blobs.path(sha256))
 
     def put_beside(self, device: str, sha256: str, raw: bytes) -> None:
         """Keeps what stands beside a sample that is here. Raises `NotFound` or `FormatError`."""
@@ -69,16 +74,27 @@ class PicturesOf:
                 self._blobs[device] = Blobs(self._folder / device, self._disk, self._new_id, MAX_PICTURE, ".json")
             return self._blobs[device]
 
-    def _make_room(self, folder: Path, newest: str) -> None:
+    def _make_room(self, device: str, newest: Path) -> None:
+        """Drops a device's oldest, and some more: so that not every picture has the folder looked through."""
         with self._lock:
-            sizes = {path: path.stat() for path in folder.iterdir() if path.suffix != ".json" and "." not in path.name}
+            if device in self._totals:
+                self._totals[device] += newest.stat().st_size
+            else:
+                self._totals[device] = sum(stat.st_size for stat in self._sizes(device).values())
+            if self._totals[device] <= self._max_device:
+                return
+            sizes = self._sizes(device)
             total = sum(stat.st_size for stat in sizes.values())
             for path in sorted(sizes, key=lambda path: sizes[path].st_mtime_ns):
-                if total <= self._max_device or path.name == newest:
-                    return
+                if total <= self._max_device * 0.95 or path == newest:
+                    break
                 self._disk.unlink(path)
                 self._disk.unlink(path.with_suffix(".json"))
                 total -= sizes[path].st_size
+            self._totals[device] = total
+
+    def _sizes(self, device: str) -> dict[Path, os.stat_result]:
+        return {path: path.stat() for path in (self._folder / device).iterdir() if "." not in path.name}
 
 
 def _jpeg(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -157,9 +157,9 @@ async def _run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(paths.lock, disk))
         outbox = Outbox(paths.outbox, disk, config.events.max_mib << 20, new_id)
-        imaging = Imaging(config, gate, Darkroom(), paths.data, disk, clock, random.SystemRandom())
-        sinks = make_sinks(config, passwords, imaging.pictures.read, outbox.stream, say, disk, clock)
         uniform = random.SystemRandom().uniform
+        imaging = Imaging(config, gate, Darkroom(), paths.data, disk, clock, uniform)
+        sinks = make_sinks(config, passwords, imaging.pictures.read, outbox.stream, say, disk, clock)
         sync_s = config.events.sync_ms / 1000
         delivery = stack.enter_context(
             Delivery(outbox, sinks, clock, sync_s, stop_s=config.stop_s / 2, uniform=uniform)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random  # noqa: TID251 - its type; the composition root makes it
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.config import AgentConfig, PrivacyConfig
@@ -21,6 +21,9 @@ from skerry.disk import Disk
 class Imaging:
     """Made by the composition root.
 
+    Args:
+        uniform: a random number between two.
+
     Attributes:
         darkroom: a context manager; entered before the worker starts.
         emits: who must hear of every answered frame.
@@ -35,9 +38,9 @@ class Imaging:
         data: Path,
         disk: Disk,
         clock: Clock,
-        chance: random.Random,
+        uniform: Callable[[float, float], float],
     ) -> None:
-        self._config, self.darkroom, self._clock, self._uniform = config, darkroom, clock, chance.uniform
+        self._config, self.darkroom, self._clock, self._uniform = config, darkroom, clock, uniform
         self.pictures = Pictures(data / "pictures", disk, config.pictures.max_mib << 20)
         self.event_pictures = EventPictures(darkroom, gate, self.pictures, config.pictures)
         self._ways = [Way("pictures", self.pictures)]
@@ -45,7 +48,8 @@ class Imaging:
         if config.sampling.wanted:
             samples = Pictures(data / "samples", disk, config.sampling.max_mib << 20)
             ledger = data / "samples" / "ledger"
-            self._sampler = Sampler(config.sampling, gate, Tools(darkroom, samples, ledger, disk, clock, chance.random))
+            tools = Tools(darkroom, samples, ledger, disk, clock, lambda: uniform(0.0, 1.0))
+            self._sampler = Sampler(config.sampling, gate, tools)
             self._ways.append(Way("samples", samples))
         self.upload: Upload | None = None
 

@@ -66,7 +66,7 @@ class Upload:
     async def _try(self, way: Way, kept: Kept) -> float:
         """Sends one; how long to wait for the next."""
         try:
-            await anyio.to_thread.run_sync(self._send, way, kept, abandon_on_cancel=True)
+            way.sent += await anyio.to_thread.run_sync(self._send, way, kept, abandon_on_cancel=True)
         except Unacceptable as exc:
             _log.error("the hub refuses a picture, it is left out: %s", exc)
             way.refused += 1
@@ -75,8 +75,6 @@ class Upload:
                 _log.warning("pictures wait for the hub: %s", exc)
             self.failing = str(exc)
             return self._backoff.pause_s()
-        else:
-            way.sent += 1
         if self.failing is not None:
             _log.info("pictures go to the hub again; %d wait", sum(w.pictures.waiting for w in self._ways))
         self.failing = None
@@ -84,16 +82,17 @@ class Upload:
         way.pictures.sent(kept.number)
         return 0.0
 
-    def _send(self, way: Way, kept: Kept) -> None:
-        """The picture first: what stands beside it means nothing without it."""
+    def _send(self, way: Way, kept: Kept) -> bool:
+        """Whether it was still there. The picture first: what stands beside it means nothing without it."""
         at = f"/v1/devices/{self._identity.device}/{way.kind}/{kept.sha256}"
         raw, beside = way.pictures.read(kept.sha256), way.pictures.beside(kept.sha256)
         if raw is None:
-            return  # it went meanwhile
+            return False  # it went meanwhile
         put = functools.partial(request, self._identity.hub.url, "PUT", context=self._context)
         put(path=at, body=raw, token=token(self._identity, self._clock), kind="image/jpeg")
         if beside is not None:
             put(path=f"{at}/answers", body=beside, token=token(self._identity, self._clock))
+        return True
 
     def _save(self) -> None:
         for way in self._ways:

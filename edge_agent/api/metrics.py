@@ -39,6 +39,15 @@ def _lines(status: Status) -> Iterator[str]:
     yield from _one(
         "skerry_agent_events_unrecorded_total", "counter", "events that the disk refused", outbox.unrecorded
     )
+    yield from _by("sink", "waiting", "gauge", "events that a sink has not got", status.outbox.sinks)
+    yield from _by("sink", "lost", "counter", "events that the full outbox dropped before it", status.outbox.sinks)
+    yield from _by("sink", "skipped", "counter", "events that a sink refused for good", status.outbox.sinks)
+    for what, about in (
+        ("missed", "not made"),
+        ("withheld", "not let out"),
+        ("unsent", "dropped before they were sent"),
+    ):
+        yield from _by("pictures", what, "counter", f"pictures that were wanted and {about}", status.pictures)
     if (link := status.link) is not None:
         yield from _one("skerry_agent_link_connected", "gauge", "1 while the hub is reached", int(link.connected))
         yield from _one("skerry_agent_link_waiting", "gauge", "events that the hub has not acknowledged", link.waiting)
@@ -63,6 +72,16 @@ def _one(name: str, kind: str, about: str, value: float) -> Iterator[str]:
     yield f"# HELP {name} {about}"
     yield f"# TYPE {name} {kind}"
     yield f"{name} {value}"
+
+
+def _by(of: str, what: str, kind: str, about: str, counted: Mapping[str, object]) -> Iterator[str]:
+    """One number of each sink, or of each kind of pictures."""
+    name = f"skerry_agent_{of}_{what}" + ("_total" if kind == "counter" else "")
+    if counted:
+        yield f"# HELP {name} {about}"
+        yield f"# TYPE {name} {kind}"
+    for label, values in counted.items():
+        yield f'{name}{{{"kind" if of == "pictures" else of}="{_escaped(label)}"}} {getattr(values, what)}'
 
 
 def _histograms(stages: Mapping[str, Histogram]) -> Iterator[str]:

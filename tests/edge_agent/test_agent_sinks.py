@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import urllib.request
 
 import pytest
 import tiny
@@ -57,6 +58,7 @@ def test_every_sink_has_every_event_and_the_pictures_are_there(tmp_path):
             said = skerry("agent", "status", "--data", str(agent.data)).stdout
             assert "sink      webhook: " in said
             assert "samples   5 kept" in said
+            assert 'skerry_agent_sink_skipped_total{sink="webhook"} 0' in scraped(agent)
             assert status["pictures"]["samples"]["kept"] == 5, "the budget holds across a crash"
             assert agent.stop() == 0
         numbers = [line["seq"] for line in agent.lines()]
@@ -70,6 +72,12 @@ def test_every_sink_has_every_event_and_the_pictures_are_there(tmp_path):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == picture["sha256"]
         assert max(picture["width"], picture["height"]) <= 64
     assert any(json.loads(one["body"])["picture"] for one in receiver.got())
+
+
+def scraped(agent):
+    port = json.loads((agent.data / "agent.json").read_bytes())["port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return answer.read().decode()
 
 
 def heard(listener):

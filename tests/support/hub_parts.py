@@ -74,7 +74,7 @@ def hub_parts(folder: Path) -> Iterator[Parts]:
             store=store,
             authority=authority,
             blobs=blobs,
-            pictures=PicturesOf(folder / "pictures", disk, new_id, max_device=4000),
+            pictures=PicturesOf(folder / "pictures", disk, new_id, max_device=4300),
             samples=PicturesOf(folder / "samples", disk, new_id),
             registry=Registry(store, blobs, clock),
             devices=Devices(store, authority, Broker(host="localhost", port=8883), clock, new_id),
