@@ -21,7 +21,7 @@ from edge_agent.mailbox import Captured
 from edge_agent.pictures import Pictures, encode_jpeg
 from edge_agent.status import PicturesStatus
 from skerry.errors import SkerryError
-from skerry.wire import Answer, Event, Picture, Seen
+from skerry.wire import Answer, Event, Picture
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +91,12 @@ class EventPictures:
         self.missed = self.withheld = 0
         self.failing: str | None = None
 
-    def tell(self, event: Seen, frame: Captured, answers: Sequence[Answer], record: Callable[[Event], None]) -> None:
-        """Has ``record`` hear of the event with its picture, after all events before."""
+    def tell(self, event: Event, frame: Captured, answers: Sequence[Answer], record: Callable[[Event], None]) -> None:
+        """Has ``record`` hear of the event with its picture, after all events before.
+
+        Args:
+            event: of a kind that has a ``picture``.
+        """
 
         def made() -> None:
             record(msgspec.structs.replace(event, picture=self._take(frame, answers)))

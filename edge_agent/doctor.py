@@ -13,6 +13,8 @@ from pathlib import Path
 
 from edge_agent.app import Paths
 from edge_agent.config import AgentConfig, ApiConfig, SourceConfig
+from edge_agent.gate import EVENT_PICTURE, SAMPLE
+from edge_agent.sinks.factory import look
 from edge_agent.slots import Slots
 from edge_agent.sources import credentials, decoded, files, gstreamer
 from edge_agent.sources.address import Kind
@@ -50,6 +52,7 @@ def examine(load: Callable[[], AgentConfig | None], data: Path) -> Iterator[Find
         data = Path(config.data)
         yield from _keys(config)
         yield from (_source(source, credentials_file(config, data)) for source in config.sources)
+        yield from _sinks(config, credentials_file(config, data))
         yield _port(config.api)
     yield from _releases(data)
 
@@ -92,6 +95,15 @@ def _source(config: SourceConfig, file: Path) -> Finding:
     except (SkerryError, ValueError) as exc:
         return Finding(name, "gives no picture", str(exc))
     return Finding(name, f"gives pictures of {picture.width}x{picture.height}")
+
+
+def _sinks(config: AgentConfig, file: Path) -> Iterator[Finding]:
+    """Whether somebody is there, and whether pictures that are wanted may leave."""
+    for name, why in look(config.sinks, file, SystemClock()):
+        yield Finding(f"sink {name}", "is there" if why is None else "cannot be used", why)
+    wanted = {EVENT_PICTURE: config.events.picture not in (False, []), SAMPLE: config.sampling.wanted}
+    for way in (way for way, asked in wanted.items() if asked and way not in config.privacy.allow):
+        yield Finding("privacy", f"{way} is wanted and not allowed", f'add "{way}" to allow in [privacy]')
 
 
 def _port(api: ApiConfig) -> Finding:

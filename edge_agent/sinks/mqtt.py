@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-import ssl
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -24,6 +23,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from edge_agent.config import MqttConfig
 from edge_agent.sinks.inline import Inline, head
 from edge_agent.sinks.sink import Sink
+from edge_agent.sinks.tls import trusting
 from edge_agent.sources.credentials import Credentials
 from skerry.errors import ConfigError, SinkError
 from skerry.wire import Stored
@@ -37,7 +37,7 @@ class MqttSink(Sink):
     """Publishes events. Its connection lives in an event loop of its own, so that it is kept up between events.
 
     Raises:
-        ConfigError: no address of a broker.
+        ConfigError: no address of a broker, or no file of whom to believe.
     """
 
     name = "mqtt"
@@ -47,6 +47,7 @@ class MqttSink(Sink):
     def __init__(self, config: MqttConfig, credentials: Credentials | None, inline: Inline, client_id: str) -> None:
         self._config, self._credentials, self._inline, self._id = config, credentials, inline, client_id
         self._address = _address(config.url)
+        self._context = trusting(config.ca) if self._address.scheme == "mqtts" else None
         self._portal: BlockingPortal | None = None
         self._open = contextlib.ExitStack()  # the connection
         self._loop = contextlib.ExitStack()  # the event loop's thread
@@ -97,7 +98,7 @@ class MqttSink(Sink):
             password=secret.password if secret else None,
             protocol=aiomqtt.ProtocolVersion.V311,
             clean_session=True,
-            tls_context=ssl.create_default_context(cafile=self._config.ca) if self._address.scheme == "mqtts" else None,
+            tls_context=self._context,
             will=aiomqtt.Will(f"{self._config.topic}/status", b"offline", qos=1, retain=True),
             keepalive=self._config.keepalive_s,
             timeout=_TIMEOUT_S,

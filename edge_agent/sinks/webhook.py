@@ -12,13 +12,13 @@ import hashlib
 import hmac
 import http.client
 import logging
-import ssl
 import urllib.parse
 from collections.abc import Sequence
 
 from edge_agent.config import WebhookConfig
 from edge_agent.sinks.inline import Inline
 from edge_agent.sinks.sink import Sink
+from edge_agent.sinks.tls import trusting
 from skerry import __version__
 from skerry.clock import Clock
 from skerry.errors import ConfigError, SinkError
@@ -39,7 +39,7 @@ class WebhookSink(Sink):
         inline: makes an event's bytes.
 
     Raises:
-        ConfigError: no address that can be posted to.
+        ConfigError: no address that can be posted to, or no file of whom to believe.
     """
 
     name = "webhook"
@@ -49,7 +49,7 @@ class WebhookSink(Sink):
     def __init__(self, config: WebhookConfig, secret: bytes | None, inline: Inline, clock: Clock) -> None:
         self._config, self._secret, self._inline, self._clock = config, secret, inline, clock
         self._parts = _address(config.url)
-        self._context = ssl.create_default_context(cafile=config.ca) if self._parts.scheme == "https" else None
+        self._context = trusting(config.ca) if self._parts.scheme == "https" else None
         self._connection: http.client.HTTPConnection | None = None
         self._tried: tuple[str, int, int] = ("", 0, 0)  # stream, number, refusals
         self.skipped = 0

@@ -210,6 +210,7 @@ def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path):
         config = tmp_path / "agent.toml"
         config.write_text(
             f'data = "{tmp_path}/data"\ntrust = ["{tmp_path}/none.pub"]\n[api]\nport = {taken.getsockname()[1]}\n'
+            f'[events]\npicture = true\n[sinks.webhook]\nurl = "http://127.0.0.1:9/hook"\n'
             f'[[sources]]\nurl = "{clip}"\n[[sources]]\nurl = "rtsp://127.0.0.1:9/live"\nname = "gate"\n'
         )
         done = skerry("agent", "doctor", "--config", str(config))
@@ -219,4 +220,6 @@ def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path):
     assert "✗ source gate gives no picture" in lines
     assert any("rtsp://127.0.0.1:9/live cannot be opened: Connection refused" in line for line in lines)
     assert any(line.startswith("✗ trust") for line in lines)
+    assert any(line.startswith("✗ sink webhook") for line in lines)
+    assert any(line.startswith("✗ privacy") and "event-picture is wanted and not allowed" in line for line in lines)
     assert any(line.startswith("✗ port") and "Address already in use" in line for line in lines)

@@ -11,9 +11,10 @@ import time
 import pytest
 from receiver import Receiver
 
-from edge_agent.config import WebhookConfig
+from edge_agent.config import MqttConfig, SinksConfig, WebhookConfig
 from edge_agent.outbox import Outbox
 from edge_agent.sinks.delivery import Delivery
+from edge_agent.sinks.factory import look
 from edge_agent.sinks.inline import Inline
 from edge_agent.sinks.jsonl import JsonlSink
 from edge_agent.sinks.webhook import WebhookSink
@@ -151,6 +152,28 @@ def test_a_picture_is_in_the_request_only_if_that_is_asked_for(tmp_path, receive
     assert base64.b64decode(first["picture"]) == b"jpg"
     assert first["event"]["picture"]["sha256"] == PICTURE.sha256
     assert second["picture"] is None
+
+
+def test_a_doctor_sees_who_is_there_and_what_is_wrong(tmp_path, receiver):
+    sinks = SinksConfig(
+        webhook=WebhookConfig(url=receiver.url), mqtt=MqttConfig(url="mqtt://127.0.0.1:9", credentials="broker")
+    )
+    passwords = tmp_path / "credentials.toml"
+    assert "is not there" in dict(look(sinks, passwords, SystemClock()))["mqtt"]
+    passwords.write_text('[broker]\nuser = "u"\npassword = "p"\n')
+    passwords.chmod(0o600)
+    receiver.until_up()
+    found = dict(look(sinks, passwords, SystemClock()))
+    assert found["webhook"] is None
+    assert "refused" in found["mqtt"]
+
+
+def test_whom_to_believe_must_be_a_file_of_certificates(tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing")
+    for ca in ("ca.pem", "none.pem"):
+        config = WebhookConfig(url="https://localhost", ca=str(tmp_path / ca))
+        with pytest.raises(ConfigError, match="PEM"):
+            WebhookSink(config, None, Inline(None), SystemClock())
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,16 @@ class Receiver:
         self._process.kill()
         self._process.wait(10)
 
+    def until_up(self) -> None:
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError("it does not come up")
+
     def mood(self, status: int = 200, wait_s: float = 0.0, poison: tuple[int, ...] = (), **headers: str) -> None:
         part = self.folder / "mood.part"
         part.write_text(json.dumps({"status": status, "wait_s": wait_s, "poison": poison, "headers": headers}))
