@@ -13,6 +13,7 @@ from skerry.errors import ConfigError
 from skerry.manifest import FLOOR, Fraction, Limits, Positive, tighter
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
+Duration = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class SourceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -214,6 +215,71 @@ class PrivacyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drop: list[str] = []
 
 
+class TrackingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How boxes become things that keep a number (edge_agent.rules.tracker).
+
+    Attributes:
+        lost_s: how long a thing may be out of sight and still be the same.
+        blind_s: a camera that gave no picture for so long comes back to another scene: every thing is new.
+        start_score: a thing begins with a box of this score at least; one that has begun is followed below it.
+        keep_score: boxes below it are ignored.
+    """
+
+    lost_s: Seconds = 1.0
+    blind_s: Seconds = 30.0
+    start_score: Fraction = 0.5
+    keep_score: Fraction = 0.1
+
+
+Point = tuple[Fraction, Fraction]
+Anchor = Literal["foot", "middle"]
+
+
+class ZoneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An area that things enter and leave (edge_agent.rules.zones).
+
+    Attributes:
+        source: whose pictures it lies on; "*" for all, each with a count of its own.
+        polygon: corners (x, y), as fractions of the frame's width and height.
+        labels: what counts; empty: everything.
+        min_score: a thing counts once it was seen with this score.
+        anchor: the point of a box that is in or out: "foot", the middle of its lower side, or "middle".
+        enter_s: a thing that is inside for so long has entered.
+        leave_s: one that is outside for so long has left.
+        dwell_s: one that stays so long is told of once a stay; null tells of none.
+    """
+
+    name: str
+    source: str = "*"
+    polygon: list[Point]
+    labels: list[str] = []
+    min_score: Fraction = 0.0
+    anchor: Anchor = "foot"
+    enter_s: Duration = 0.5
+    leave_s: Duration = 0.5
+    dwell_s: Seconds | None = None
+
+
+class LineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line that things cross, counted in both directions (edge_agent.rules.lines).
+
+    Attributes:
+        source, labels, min_score, anchor: as of a zone.
+        begin, end: its ends (x, y); in TOML ``from`` and ``to``. Over a line from the top to the bottom, forward is
+            from the picture's left to its right; a line that is turned turns its directions along.
+        settle_s: a crossing counts when the thing has stayed on the other side for so long.
+    """
+
+    name: str
+    source: str = "*"
+    begin: Point = msgspec.field(name="from")
+    end: Point = msgspec.field(name="to")
+    labels: list[str] = []
+    min_score: Fraction = 0.0
+    anchor: Anchor = "foot"
+    settle_s: Duration = 0.2
+
+
 class ProofPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this device asks of a proof. Limits may be tighter than Skerry's floor, never looser."""
 
@@ -264,6 +330,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         trust: PEM files of the keys whose bundles may run here; without any, those that the claim token named, or this
             user's own.
         credentials: TOML file with the cameras' passwords; by default ``credentials.toml`` in ``data``.
+        tracking: null follows nothing, unless there are zones or lines.
         threads: for inference; the other cores decode and sync.
         stop_s: how long an ordered stop may take.
     """
@@ -278,6 +345,9 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sinks: SinksConfig = SinksConfig()
     pictures: PicturesConfig = PicturesConfig()
     sampling: SamplingConfig = SamplingConfig()
+    tracking: TrackingConfig | None = None
+    zones: list[ZoneConfig] = []
+    lines: list[LineConfig] = []
     proof: ProofPolicy = ProofPolicy()
     probation: ProbationPolicy = ProbationPolicy()
     link: LinkConfig = LinkConfig()
@@ -302,4 +372,24 @@ def check(values: dict[str, Any], origin: str) -> AgentConfig:
     labels = [source.label for source in config.sources]
     if len(set(labels)) != len(labels):
         raise ConfigError(f"{origin}: two sources have one name: {', '.join(labels)}; give each a name")
+    _check_places(config, origin)
     return config
+
+
+def _check_places(config: AgentConfig, origin: str) -> None:
+    """Zones and lines that could never count, or not be told apart."""
+    sources = {source.label for source in config.sources}
+    for kind, places in (("zones", config.zones), ("lines", config.lines)):
+        names = [place.name for place in places]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"{origin}: two {kind} have one name: {', '.join(names)}; give each its own")
+        for place in places:
+            if place.source != "*" and place.source not in sources:
+                known = ", ".join(sorted(sources)) or "none"
+                raise ConfigError(f'{origin}: {kind}: {place.name} is of "{place.source}"; the sources are: {known}')
+    for zone in config.zones:
+        if len(set(zone.polygon)) < 3:
+            raise ConfigError(f"{origin}: zones: {zone.name} has {len(set(zone.polygon))} corners; an area has 3")
+    for line in config.lines:
+        if line.begin == line.end:
+            raise ConfigError(f"{origin}: lines: {line.name} begins where it ends, at {line.begin}; give it a length")

@@ -52,11 +52,13 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         score: 0 to 1.
         box: (x0, y0, x1, y1) as fractions of the frame's width and height; null for a statement about the whole frame.
+        track: number of the thing that the box shows, given once in a run of the agent; null if it is not followed.
     """
 
     label: str
     score: float
     box: tuple[float, float, float, float] | None = None
+    track: int | None = None
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +111,94 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     frame: int
     release: str
     answers: list[Answer]
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class Entered(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="entered"):
+    """A thing has come into a zone.
+
+    Attributes:
+        track, label: which thing, and what it is by the votes of its last sights.
+        inside: how many are in the zone now.
+        frame, release, utc_ms, trust, mono_ms: of the frame that made it certain, as in `Seen`.
+    """
+
+    source: str
+    zone: str
+    track: int
+    label: str
+    inside: int
+    frame: int
+    release: str
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class Dwelt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dwelt"):
+    """A thing has stayed in a zone for as long as the zone asks; once a stay.
+
+    Attributes:
+        inside_ms: how long it has been inside.
+    """
+
+    source: str
+    zone: str
+    track: int
+    label: str
+    inside_ms: int
+    frame: int
+    release: str
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+LeftBecause = Literal["outside", "out of sight", "the zone changed"]
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="left"):
+    """A thing that had entered a zone is in it no more.
+
+    Attributes:
+        inside_ms: from when it was first to when it was last seen inside.
+        inside: how many are in the zone now: those that entered less those that left.
+        why: how it is known.
+    """
+
+    source: str
+    zone: str
+    track: int
+    label: str
+    inside_ms: int
+    inside: int
+    why: LeftBecause
+    frame: int
+    release: str
+    utc_ms: int
+    trust: Trust
+    mono_ms: int
+
+
+class Crossed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="crossed"):
+    """A thing has crossed a line.
+
+    Attributes:
+        direction: over a line from the top to the bottom, forward is from the picture's left to its right.
+        forward, backward: how many have, this one included, since the agent started or the line was changed.
+    """
+
+    source: str
+    line: str
+    track: int
+    label: str
+    direction: Literal["forward", "backward"]
+    forward: int
+    backward: int
+    frame: int
+    release: str
     utc_ms: int
     trust: Trust
     mono_ms: int
@@ -200,7 +290,8 @@ class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
     refused: str | None = None
 
 
-Event = Union[Seen, Updated, SourceChanged, NoVerdict]
+Judged = Union[Entered, Dwelt, Left, Crossed]  # what rules make of answers
+Event = Union[Seen, Entered, Dwelt, Left, Crossed, Updated, SourceChanged, NoVerdict]
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
