@@ -38,6 +38,7 @@ from edge_agent.mailbox import Mailbox
 from edge_agent.outbox import Outbox
 from edge_agent.reload import Changes, changes
 from edge_agent.report import Reporter
+from edge_agent.rules.watch import Watch
 from edge_agent.sinks.delivery import Delivery
 from edge_agent.sinks.factory import make_sinks
 from edge_agent.slots import Inbox, Records, Slots
@@ -171,7 +172,8 @@ async def _run(
         mailbox = Mailbox()
         newest, verdicts = live.Newest(), live.Verdicts()
         hears = Hears(events, [newest, verdicts, *imaging.emits])
-        worker = stack.enter_context(Worker(mailbox, hears, clock, config.stop_s / 2))
+        watch = Watch(config, hears, events.judged)
+        worker = stack.enter_context(Worker(mailbox, watch, clock, config.stop_s / 2))
         tools = Tools(
             records=Records(paths.record, disk),
             slots=Slots(paths.slots, disk, trusted),
@@ -202,6 +204,7 @@ async def _run(
             worker,
             updater,
             events,
+            watch,
             delivery,
             outbox,
             tools.slots,
@@ -300,6 +303,7 @@ class Agent:
     worker: Worker
     updater: Updater
     events: Events
+    watch: Watch
     delivery: Delivery
     outbox: Outbox
     slots: Slots
@@ -400,6 +404,7 @@ class Agent:
         self.config, self.events.config, self.gate = found.config, found.config.events, Gate(found.config.privacy)
         if self.imaging is not None:
             self.imaging.obey(found.config.privacy)
+        self.watch.apply(found.config)
         _log.info(
             "configuration read again: sources begun %s, ended %s; waits for a restart: %s",
             [source.label for source in found.begun],

@@ -12,7 +12,7 @@ from edge_agent.mailbox import Captured
 from skerry.clock import Clock
 from skerry.errors import SkerryError
 from skerry.update import Happening, Record
-from skerry.wire import Answer, Event, NoVerdict, Seen, SourceChanged, SourceState, Updated, encode
+from skerry.wire import Answer, Event, Judged, NoVerdict, Seen, SourceChanged, SourceState, Updated, encode
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,10 @@ class Events:
             self._pictures.tell(event, frame, answers, self._record)
         else:
             self._accept(event)
+
+    def judged(self, event: Judged) -> None:
+        """Tells what a rule made of answers."""
+        self._accept(event)
 
     def updated(self, app: str, before: Record, event: Happening, after: Record) -> None:
         """Tells that an update took a step."""

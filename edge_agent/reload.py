@@ -8,7 +8,7 @@ import msgspec
 
 from edge_agent.config import AgentConfig, SourceConfig
 
-_LIVE = ("sources", "events", "privacy")  # what a reload applies
+_LIVE = ("sources", "events", "privacy", "tracking", "zones", "lines")  # what a reload applies
 _LIVE_EVENTS = ("when", "min_score", "picture")  # of the events; the outbox and the sinks are a restart's
 
 
@@ -40,6 +40,9 @@ def changes(before: AgentConfig, after: AgentConfig) -> Changes:
         sources=after.sources,
         events=msgspec.structs.replace(before.events, **live),
         privacy=after.privacy,
+        tracking=after.tracking,
+        zones=after.zones,
+        lines=after.lines,
     )
     return Changes(
         config=config,

@@ -7,7 +7,19 @@ from datetime import datetime, timezone
 
 from edge_agent.sinks.sink import Sink
 from skerry.errors import FormatError
-from skerry.wire import Event, NoVerdict, Seen, SourceChanged, Stored, decode_event
+from skerry.wire import (
+    Crossed,
+    Dwelt,
+    Entered,
+    Event,
+    Judged,
+    Left,
+    NoVerdict,
+    Seen,
+    SourceChanged,
+    Stored,
+    decode_event,
+)
 
 
 class TerminalSink(Sink):
@@ -41,6 +53,18 @@ def describe(event: Event) -> str:
     if isinstance(event, NoVerdict):
         number = "" if event.frame is None else f" #{event.frame}"
         return f"{when}  {event.source}{number}: no verdict: {event.why}"
+    if isinstance(event, (Entered, Dwelt, Left, Crossed)):
+        return f"{when}  {event.source} #{event.frame}: {event.label} {event.track} {_did(event)}"
     about = f" {event.release[:12]}" if event.release else ""
     why = f": {event.why}" if event.why else ""
     return f"{when}  update{about} {event.before} → {event.state} ({event.event}){why}"
+
+
+def _did(event: Judged) -> str:
+    if isinstance(event, Entered):
+        return f"entered {event.zone}; {event.inside} inside"
+    if isinstance(event, Dwelt):
+        return f"has been in {event.zone} for {event.inside_ms / 1000:.1f} s"
+    if isinstance(event, Left):
+        return f"left {event.zone} after {event.inside_ms / 1000:.1f} s ({event.why}); {event.inside} inside"
+    return f"crossed {event.line} {event.direction}; {event.forward} forward, {event.backward} backward"
