@@ -20,6 +20,7 @@ MEASUREMENTS = (
     "accuracy",
     "speed",
     "faults",
+    "tracking",
 )
 
 

