@@ -76,7 +76,7 @@ def judged(begin: Callable[[float], Follow], step: int) -> tuple[float, float, i
             met = [
                 (int(truth[p, 0]), tracks[known[b]]) for p, b in _kept(near, truth, [tracks[k] for k in known], last)
             ]
-            together.update(met)
+            together.update((int(truth[p, 0]), tracks[known[b]]) for p, b in zip(*np.nonzero(near >= 0.5), strict=True))
             switches += sum(last.get(person, track) != track for person, track in met)
             last.update(met)
             told, real = told + len(known), real + len(truth)
