@@ -15,8 +15,8 @@ from edge_agent.rules.zones import Zone
 from skerry.wire import Answer, Judged
 
 
-class Hears(Protocol):
-    """What comes after."""
+class After(Protocol):
+    """Hears what became of frames."""
 
     def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
         """A frame was answered."""
@@ -35,7 +35,7 @@ class Watch:
         judged: hears what the rules say of a frame, once ``after`` has heard of it.
     """
 
-    def __init__(self, config: AgentConfig, after: Hears, judged: Callable[[Judged], object]) -> None:
+    def __init__(self, config: AgentConfig, after: After, judged: Callable[[Judged], object]) -> None:
         self._config, self._after, self._judged = config, after, judged
         self._scenes: dict[str, _Scene] = {}
         self._numbers = itertools.count(1)
@@ -51,7 +51,9 @@ class Watch:
         if tracking is None and frame.source not in self._scenes:
             self._after.seen(frame, release, answers)
             return
-        scene = self._scenes.setdefault(frame.source, _Scene(lambda: next(self._numbers)))
+        scene = self._scenes.get(frame.source)
+        if scene is None:
+            scene = self._scenes[frame.source] = _Scene(self._numbers.__next__)
         stamp = _stamp(frame, release)
         changed = list(scene.apply(config, frame.source, tracking, stamp))
         told, things = scene.follow(frame.mono_s, answers) if tracking is not None else (answers, [])
