@@ -196,13 +196,8 @@ def cost_ms(zones: int, lines: int, frames: int = 600) -> tuple[float, float]:
         zones=[ZoneConfig(name=f"{n}", polygon=square, dwell_s=1.0) for n in range(zones)],
         lines=[LineConfig(name=f"{n}", begin=(0.5, 0.0), end=(0.5, 1.0)) for n in range(lines)],
     )
-    nobody = _Nobody()
-    watch, random, picture, took = (
-        Watch(config, nobody, nobody.judged),
-        np.random.default_rng(0),
-        np.zeros((1, 1, 3), np.uint8),
-        [],
-    )
+    nobody, random, picture, took = _Nobody(), np.random.default_rng(0), np.zeros((1, 1, 3), np.uint8), []
+    watch = Watch(config, nobody, nobody.judged)
     start, way = random.uniform(0, 0.9, (20, 2)), random.uniform(-0.1, 0.1, (20, 2))
     for number in range(frames):
         now = number / 25

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import boxed
 import numpy as np
 import pytest
+from live_agent import LiveAgent
 
 from edge_agent.config import AgentConfig, LineConfig, TrackingConfig, ZoneConfig, check
 from edge_agent.mailbox import Captured
@@ -206,3 +214,42 @@ def test_zones_and_lines_are_read_as_they_are_written():
 def test_a_rule_that_could_never_hold_is_refused_with_its_place(values, said):
     with pytest.raises(ConfigError, match=said.replace("[", r"\[").replace("?", r"\?")):
         check({**GATE, **values}, "agent.toml")
+
+
+def film(path: Path) -> Path:
+    """A red thing in the upper left quarter, for two seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(25))
+        stream.height, stream.width, stream.pix_fmt = 40, 60, "yuv420p"
+        for number in range(50):
+            picture = av.VideoFrame.from_ndarray(boxed.drawn(0, 0, number), format="rgb24")
+            for packet in stream.encode(picture):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.slow
+def test_in_a_real_agent_a_stay_outlives_a_swap_and_a_new_zone_applies_live(tmp_path):
+    first, second = (boxed.Boxed(version=version).pack(tmp_path) for version in (1, 2))
+    area = "polygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]"
+    more = f'max_more_superseded = 1.0\n[[zones]]\nname = "room"\nsource = "camera"\n{area}\n'
+    with LiveAgent(tmp_path, film(tmp_path / "film.mp4"), more=more).start("--model", str(first[0])) as agent:
+        agent.wait_kept(first[1])
+        assert agent.install(second[0], "--wait", "20").returncode == 0
+        agent.wait_kept(second[1])
+        written = tmp_path / "agent.toml"
+        written.write_text(f'{written.read_text()}[[zones]]\nname = "corner"\n{area}\n')
+        os.kill(agent.status()["pid"], signal.SIGHUP)
+        agent.wait(lambda _: any(said(line).get("zone") == "corner" for line in agent.lines()))
+    told = [said(line) for line in agent.lines() if said(line)["kind"] in ("entered", "left")]
+    assert [(e["kind"], e["zone"], e["release"], e["inside"]) for e in told] == [
+        ("entered", "room", first[1], 1),
+        ("entered", "corner", second[1], 1),
+    ]
+    assert told[0]["track"] == told[1]["track"]
+
+
+def said(line: dict) -> dict:
+    return line["event"]
