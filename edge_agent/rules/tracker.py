@@ -53,11 +53,14 @@ class Tracker:
 
     Attributes:
         config: may be replaced between two frames.
+        begun: those that the last frame gave a number: it, when they were first seen, and the box that showed them.
     """
 
     def __init__(self, config: TrackingConfig, number: Callable[[], int]) -> None:
         self.config, self._number = config, number
+        self.begun: list[tuple[int, float, Box]] = []
         self._last_s: float | None = None
+        self._first: list[tuple[float, Box]] = []
         self._numbers: list[int | None] = []
         self._votes: list[dict[str, float]] = []
         self._place, self._speed = np.zeros((0, 4)), np.zeros((0, 4))  # (x, y, width, height), and a second's change
@@ -70,6 +73,7 @@ class Tracker:
         Args:
             time_s: when the frame was captured; never less than before.
         """
+        self.begun = []
         self._advance(time_s)
         corners = np.array([box.corners for box in boxes], np.float64).reshape(-1, 4)
         scores = np.array([box.score for box in boxes])
@@ -83,7 +87,7 @@ class Tracker:
         self._forget(time_s, matched)
         new = (scores >= self.config.start_score) & (places[:, 2:] > 0).all(axis=1)
         new[list(matched.values())] = False
-        self._begin(np.nonzero(new)[0], places, boxes)
+        self._begin(time_s, np.nonzero(new)[0], places, boxes)
         return numbers
 
     def label(self, number: int) -> str:
@@ -152,7 +156,8 @@ class Tracker:
             votes[boxes[box].label] = votes.get(boxes[box].label, 0.0) + boxes[box].score
             self._votes[track] = votes
             if self._numbers[track] is None:
-                self._numbers[track] = self._number()
+                number = self._numbers[track] = self._number()
+                self.begun.append((number, *self._first[track]))
 
     def _forget(self, time_s: float, matched: dict[int, int]) -> None:
         """Ends tracks that were out of sight for too long, and those that only one frame showed."""
@@ -167,13 +172,15 @@ class Tracker:
             return
         self._numbers = [number for number, keep in zip(self._numbers, kept, strict=True) if keep]
         self._votes = [votes for votes, keep in zip(self._votes, kept, strict=True) if keep]
+        self._first = [first for first, keep in zip(self._first, kept, strict=True) if keep]
         self._place, self._speed, self._missed_s = self._place[kept], self._speed[kept], self._missed_s[kept]
         self._doubt = self._doubt[:, kept]
 
-    def _begin(self, new: NDArray[np.int64], places: Array, boxes: Sequence[Box]) -> None:
+    def _begin(self, time_s: float, new: NDArray[np.int64], places: Array, boxes: Sequence[Box]) -> None:
         if not new.size:
             return
         self._numbers += [None] * len(new)
+        self._first += [(time_s, boxes[box]) for box in new]
         self._votes += [{boxes[box].label: boxes[box].score} for box in new]
         self._place = np.concatenate([self._place, places[new]])
         self._speed = np.concatenate([self._speed, np.zeros((len(new), 4))])

@@ -108,10 +108,16 @@ class _Scene:
         return told, things
 
     def judge(self, time_s: float, things: Sequence[Thing], stamp: Stamp) -> Iterator[Judged]:
-        """What the rules say, rule by rule as they are configured."""
+        """What the rules say, rule by rule as they are configured. A thing that is new to them was seen once before."""
         alive = self._tracker.numbers
+        begun = [
+            (first_s, Thing(track, box.label, self._best[track], box.corners))
+            for track, first_s, box in self._tracker.begun
+        ]
         self._best = {track: best for track, best in self._best.items() if track in alive}
         for rule in self._rules:
+            for first_s, thing in begun:
+                yield from rule.update(first_s, [thing], alive, stamp)
             yield from rule.update(time_s, things, alive, stamp)
 
 

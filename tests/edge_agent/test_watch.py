@@ -96,6 +96,15 @@ def test_what_is_seen_is_told_before_what_it_means():
         assert event.mono_ms == event.frame * 100
 
 
+def test_what_happened_before_a_thing_was_sure_counts_once_it_is():
+    told = Told()
+    watch = Watch(config(zones=[zone(enter_s=0.5)], lines=[DOOR]), told, told.judged)
+    for now, x in ((0.0, 0.44), (0.25, 0.56), (0.5, 0.68)):
+        show(watch, now, x)
+    assert told.tracks() == [[None], [1], [1]]
+    assert [(type(e).__name__, e.mono_ms) for e in told.events] == [("Entered", 500), ("Crossed", 500)]
+
+
 def test_a_swap_in_the_middle_of_a_visit_changes_only_who_answers():
     told = Told()
     watch = Watch(config(zones=[zone(dwell_s=1.0)], lines=[DOOR]), told, told.judged)
