@@ -156,7 +156,7 @@ class Dwelt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dw
     mono_ms: int
 
 
-LeftBecause = Literal["outside", "out of sight", "the zone changed"]
+LeftBecause = Literal["outside", "out of sight", "no longer watched"]  # the last: its zone or source changed or ended
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="left"):

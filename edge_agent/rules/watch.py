@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from edge_agent.config import AgentConfig, LineConfig, TrackingConfig, ZoneConfig
@@ -37,6 +37,7 @@ class Watch:
 
     def __init__(self, config: AgentConfig, after: After, judged: Callable[[Judged], object]) -> None:
         self._config, self._after, self._judged = config, after, judged
+        self._applied = config
         self._scenes: dict[str, _Scene] = {}
         self._numbers = itertools.count(1)
 
@@ -47,6 +48,9 @@ class Watch:
     def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
         """Follows what is on a frame, and judges it."""
         config = self._config
+        if config is not self._applied:
+            self._leave({source.label for source in config.sources})
+            self._applied = config
         tracking = config.tracking or (TrackingConfig() if config.zones or config.lines else None)
         if tracking is None and frame.source not in self._scenes:
             self._after.seen(frame, release, answers)
@@ -63,6 +67,12 @@ class Watch:
         if tracking is None:
             del self._scenes[frame.source]
 
+    def _leave(self, sources: Collection[str]) -> None:
+        """Ends what is followed on all sources but these."""
+        for source in sorted(self._scenes.keys() - set(sources)):
+            for event in self._scenes.pop(source).close():
+                self._judged(event)
+
     def no_verdict(self, source: str, frame: Captured | None, why: str, release: str | None = None) -> None:
         """Nothing was seen: time stands still."""
         self._after.no_verdict(source, frame, why, release)
@@ -76,11 +86,13 @@ class _Scene:
         self._best: dict[int, float] = {}
         self._rules: list[Zone | Line] = []
         self._applied: AgentConfig | None = None
+        self._last: Stamp | None = None
 
     def apply(
         self, config: AgentConfig, source: str, tracking: TrackingConfig | None, stamp: Stamp
     ) -> Iterator[Judged]:
         """Takes rules that are new, and ends those that are no more. One that did not change keeps its count."""
+        self._last = stamp
         if config is self._applied:
             return
         self._applied, self._tracker.config = config, tracking or TrackingConfig()
@@ -93,6 +105,12 @@ class _Scene:
         for rule in old:
             if rule not in self._rules:
                 yield from rule.close(stamp)
+
+    def close(self) -> Iterator[Judged]:
+        """What ends with the source, as of its last frame."""
+        if self._last is not None:
+            for rule in self._rules:
+                yield from rule.close(self._last)
 
     def follow(self, time_s: float, answers: Sequence[Answer]) -> tuple[list[Answer], list[Thing]]:
         """The answers with their tracks, and the things that they show. One about the whole frame has none."""

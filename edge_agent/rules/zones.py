@@ -62,7 +62,7 @@ class Zone:
     def close(self, stamp: Stamp) -> Iterator[Judged]:
         """Ends every stay: the zone is no more what it was."""
         for track in sorted(self._stays):
-            yield from self._end(track, "the zone changed", stamp)
+            yield from self._end(track, "no longer watched", stamp)
 
     def _inside(self, time_s: float, thing: Thing, stamp: Stamp) -> Iterator[Judged]:
         stay = self._stays.get(thing.track)

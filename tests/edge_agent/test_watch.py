@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from live_agent import LiveAgent
 
-from edge_agent.config import AgentConfig, LineConfig, TrackingConfig, ZoneConfig, check
+from edge_agent.config import AgentConfig, LineConfig, SourceConfig, TrackingConfig, ZoneConfig, check
 from edge_agent.mailbox import Captured
 from edge_agent.reload import changes
 from edge_agent.rules.watch import Watch
@@ -54,7 +54,8 @@ class Told:
 
 
 def config(**fields) -> AgentConfig:
-    return AgentConfig(data="/nowhere", **fields)
+    sources = [SourceConfig(url="rtsp://cam/live", name=name) for name in ("gate", "dock")]
+    return AgentConfig(**{"data": "/nowhere", "sources": sources, **fields})
 
 
 def zone(**fields) -> ZoneConfig:
@@ -171,10 +172,21 @@ def test_rules_that_change_apply_from_the_next_frame_and_the_others_keep_their_c
         ("Entered", "right"),
         ("Dwelt", "right"),
     ]
-    assert told.events[0].why == "the zone changed"
+    assert told.events[0].why == "no longer watched"
     for n in range(20):
         show(watch, 2.5 + n / 10, 0.8 - 0.03 * n)
     assert [(e.forward, e.backward) for e in told.events if isinstance(e, Crossed)] == [(1, 1)]
+
+
+def test_a_source_that_ends_lets_everything_go():
+    told = Told()
+    watch = Watch(config(zones=[zone()]), told, told.judged)
+    for n in range(5):
+        show(watch, n / 10, 0.3, source="dock", number=n)
+    watch.apply(config(zones=[zone()], sources=[SourceConfig(url="rtsp://cam/live", name="gate")]))
+    show(watch, 9.0, 0.3, source="gate")
+    left = told.events[-1]
+    assert (left.source, left.zone, left.why, left.inside, left.frame) == ("dock", "yard", "no longer watched", 0, 4)
 
 
 def test_tracking_that_is_switched_off_lets_everything_go():

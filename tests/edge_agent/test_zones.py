@@ -71,9 +71,9 @@ def test_a_zone_that_is_changed_lets_everybody_go():
     list(rule.update(0.0, [thing(*IN, track=n) for n in (3, 1, 2)], (1, 2, 3), stamp()))
     told = list(rule.close(stamp()))
     assert [(event.track, event.inside, event.why) for event in told] == [
-        (1, 2, "the zone changed"),
-        (2, 1, "the zone changed"),
-        (3, 0, "the zone changed"),
+        (1, 2, "no longer watched"),
+        (2, 1, "no longer watched"),
+        (3, 0, "no longer watched"),
     ]
 
 
