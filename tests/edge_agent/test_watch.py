@@ -17,7 +17,7 @@ from edge_agent.config import AgentConfig, LineConfig, SourceConfig, TrackingCon
 from edge_agent.mailbox import Captured
 from edge_agent.reload import changes
 from edge_agent.rules.watch import Watch
-from edge_agent.sinks import describe
+from edge_agent.sinks.terminal import describe
 from skerry.clock import Trust, Utc
 from skerry.errors import ConfigError
 from skerry.wire import Answer, Crossed, Dwelt, Entered, Left, decode_event, encode
