@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from edge_agent.config import EventsConfig
@@ -24,9 +24,9 @@ def gist(answers: Sequence[Answer]) -> tuple[str, ...]:
     return tuple(sorted(answer.label for answer in answers))
 
 
-def pictured(told: Sequence[Answer], wanted: bool | list[str]) -> bool:  # noqa: FBT001 - a value of the configuration
-    """Whether what is told is told with a picture."""
-    return wanted if isinstance(wanted, bool) else any(answer.label in wanted for answer in told)
+def pictured(labels: Iterable[str], wanted: bool | list[str]) -> bool:  # noqa: FBT001 - a value of the configuration
+    """Whether what is told of these labels is told with a picture."""
+    return wanted if isinstance(wanted, bool) else any(label in wanted for label in labels)
 
 
 class Journal(Protocol):
@@ -73,11 +73,13 @@ class Events:
     ) -> None:
         self.config, self._outbox, self._clock, self._wake, self._pictures = config, outbox, clock, wake, pictures
         self._shown: dict[str, tuple[str, ...]] = {}
+        self._last: tuple[Captured, list[Answer]] | None = None
         self.unrecorded = 0
         self.heard: Callable[[bytes], None] = lambda _event: None
 
     def seen(self, frame: Captured, release: str, answers: list[Answer]) -> None:
         """Tells what a release said about a frame, if the rules want it told."""
+        self._last = frame, answers
         told = [answer for answer in answers if answer.score >= self.config.min_score]
         shown = gist(told)
         if self.config.when == "change" and self._shown.get(frame.source) == shown:
@@ -92,14 +94,22 @@ class Events:
             trust=frame.utc.trust,
             mono_ms=int(frame.mono_s * 1000),
         )
-        if self._pictures is not None and pictured(told, self.config.picture):
+        self._show(event, [answer.label for answer in told])
+
+    def judged(self, event: Judged) -> None:
+        """Tells what a rule made of answers; it comes right after the frame that made it certain was `seen`."""
+        self._show(event, [event.label])
+
+    def _show(self, event: Seen | Judged, labels: Sequence[str]) -> None:
+        """Tells it with a picture of its frame, if that is wanted, and the frame is the newest one still."""
+        if self._pictures is None or self._last is None or not pictured(labels, self.config.picture):
+            self._accept(event)
+            return
+        frame, answers = self._last
+        if (event.source, event.frame) == (frame.source, frame.number):
             self._pictures.tell(event, frame, answers, self._record)
         else:
             self._accept(event)
-
-    def judged(self, event: Judged) -> None:
-        """Tells what a rule made of answers."""
-        self._accept(event)
 
     def updated(self, app: str, before: Record, event: Happening, after: Record) -> None:
         """Tells that an update took a step."""

@@ -135,6 +135,7 @@ class Entered(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     utc_ms: int
     trust: Trust
     mono_ms: int
+    picture: Picture | None = None
 
 
 class Dwelt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dwelt"):
@@ -154,6 +155,7 @@ class Dwelt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dw
     utc_ms: int
     trust: Trust
     mono_ms: int
+    picture: Picture | None = None
 
 
 LeftBecause = Literal["outside", "out of sight", "no longer watched"]  # the last: its zone or source changed or ended
@@ -180,6 +182,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="lef
     utc_ms: int
     trust: Trust
     mono_ms: int
+    picture: Picture | None = None
 
 
 class Crossed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="crossed"):
@@ -202,6 +205,7 @@ class Crossed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     utc_ms: int
     trust: Trust
     mono_ms: int
+    picture: Picture | None = None
 
 
 class Updated(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="updated"):

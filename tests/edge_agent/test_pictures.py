@@ -21,7 +21,7 @@ from edge_agent.pictures import Pictures, encode_jpeg
 from skerry.clock import SystemClock, Trust, Utc
 from skerry.disk import Disk
 from skerry.errors import StorageFull
-from skerry.wire import Answer, Seen, decode_event
+from skerry.wire import Answer, Entered, Seen, decode_event
 
 ALLOWED = PrivacyConfig(allow=["event-picture"])
 
@@ -87,7 +87,7 @@ def test_a_large_picture_is_made_smaller_and_its_name_is_its_digest():
     ("wanted", "yes"), [(False, False), (True, True), (["cat"], True), (["dog", "cow"], False), ([], False)]
 )
 def test_which_events_have_a_picture(wanted, yes):
-    assert pictured([Answer("cat", 0.9)], wanted) is yes
+    assert pictured(["cat"], wanted) is yes
 
 
 # --- with events ---------------------------------------------------------------------------------------------------
@@ -152,6 +152,24 @@ def test_what_the_gate_withholds_is_told_without_a_picture(tmp_path):
     with darkroom:
         events.seen(frame(1), "release", [])
     assert [event.picture for event in written.events] == [None], "nothing is allowed by default"
+
+
+def test_what_a_rule_tells_has_the_picture_of_the_frame_that_made_it_certain(tmp_path):
+    darkroom, events, written, _, _ = scene(tmp_path, picture=["cat"])
+
+    def entered(label: str, number: int) -> Entered:
+        return Entered(
+            source="gate", zone="door", track=1, label=label, inside=1, frame=number, release="release", utc_ms=0,
+            trust=Trust.RTC, mono_ms=0,
+        )  # fmt: skip
+
+    with darkroom:
+        events.seen(frame(1), "release", [Answer("cat", 0.9)])
+        events.judged(entered("cat", 1))
+        events.judged(entered("dog", 1))
+        events.judged(entered("cat", 0))  # of a frame that is gone
+    seen, *judged = written.events
+    assert [event.picture for event in judged] == [seen.picture, None, None]
 
 
 def test_another_policy_holds_from_the_next_picture_on(tmp_path):
