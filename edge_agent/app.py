@@ -358,6 +358,7 @@ class Agent:
             verdicts=self.verdicts,
             stream=stream,
             gate=lambda: self.gate,
+            pictures=self.imaging.pictures.read if self.imaging is not None else lambda _sha256: None,
             manifest=self.slots.manifest,
         )
         return Guard(api.app(), self.config.api, self.token)

@@ -45,6 +45,7 @@ class Api:
     Attributes:
         manifest: of a release on this device; raises `SkerryError` or `OSError` if it cannot be read.
         gate: the one that holds now.
+        pictures: an event's picture by its digest; None if it is not here.
     """
 
     status: Callable[[], Status]
@@ -55,6 +56,7 @@ class Api:
     verdicts: live.Verdicts
     stream: live.Stream
     gate: Callable[[], Gate]
+    pictures: Callable[[str], bytes | None]
     manifest: Callable[[str], Manifest]
 
     def app(self) -> Starlette:
@@ -69,6 +71,7 @@ class Api:
                 Route("/v1/events", self.events),
                 Route("/v1/live/{source}", functools.partial(self.look, LIVE_VIEW)),
                 Route("/v1/snapshot/{source}", functools.partial(self.look, SNAPSHOT)),
+                Route("/v1/pictures/{sha256}", self.picture),
                 Route("/v1/sources/{source}/frames", self.push, methods=["POST"]),
                 Route("/v2", self.server),
                 Route("/v2/health/live", self.alive),
@@ -149,6 +152,13 @@ class Api:
         about = {"frame": answered.frame.number, "release": answered.release, "answers": answered.answers}
         headers = {"X-Skerry-Answers": msgspec.json.encode(about).decode("ascii", "backslashreplace"), **_NEVER_KEPT}
         return Response(picture, media_type="image/jpeg", headers=headers)
+
+    async def picture(self, request: Request) -> Response:
+        """An event's picture, by the digest in the event. It passed the gate when it was made."""
+        raw = await anyio.to_thread.run_sync(self.pictures, request.path_params["sha256"])
+        if raw is None:
+            return _json({"error": "no such picture here, or not any more: pictures.max_mib in agent.toml"}, 404)
+        return Response(raw, media_type="image/jpeg")
 
     async def push(self, request: Request) -> Response:
         """Takes a picture in; answers with the verdict on it."""

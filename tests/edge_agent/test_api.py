@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -136,7 +137,7 @@ name = "door"
 policy = "every"
 deadline_ms = 5000
 [privacy]
-allow = ["live-view"]
+allow = ["live-view", "event-picture"]
 [[privacy.masks]]
 source = "camera"
 polygon = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]
@@ -147,7 +148,7 @@ polygon = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]
 def agent(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("api")
     bundle, release = tiny.Tiny().pack(folder)
-    with LiveAgent(folder, write_clip(folder / "clip.mp4", frames=60), more=MORE) as it:
+    with LiveAgent(folder, write_clip(folder / "clip.mp4", frames=60), more=MORE, more_events="picture = true") as it:
         it.start("--model", str(bundle))
         it.wait_kept(release)
         it.port = json.loads((it.data / "agent.json").read_bytes())["port"]
@@ -195,6 +196,20 @@ def test_the_live_view_shows_masked_pictures_with_their_answers_and_a_snapshot_i
     assert about["answers"][0]["label"] in tiny.COLOURS
     assert ask(agent, "GET", "/v1/snapshot/camera")[0] == 403
     assert ask(agent, "GET", "/v1/live/nobody")[0] == 404
+
+
+@pytest.mark.slow
+def test_an_event_s_picture_is_found_by_its_digest(agent):
+    deadline = time.monotonic() + 20
+    told: list[dict] = []
+    while not told:
+        assert time.monotonic() < deadline
+        told = [line["event"]["picture"] for line in agent.lines() if line["event"].get("picture")]
+        time.sleep(0.1)
+    code, headers, raw = ask(agent, "GET", f"/v1/pictures/{told[0]['sha256']}")
+    assert (code, headers["content-type"], len(raw)) == (200, "image/jpeg", told[0]["bytes"])
+    assert hashlib.sha256(raw).hexdigest() == told[0]["sha256"]
+    assert ask(agent, "GET", f"/v1/pictures/{'0' * 64}")[0] == 404
 
 
 @pytest.mark.slow
