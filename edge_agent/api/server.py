@@ -14,6 +14,7 @@ from edge_agent.config import ApiConfig
 from skerry.errors import ConfigError
 
 _MOST_CONNECTIONS = 64
+_MOST_HEAD = 16 << 10  # bytes of a request's head
 _STOP_S = 1
 
 
@@ -41,6 +42,8 @@ async def serve(app: Any, config: ApiConfig) -> AsyncIterator[int]:
             server_header=False,
             lifespan="off",
             ws="none",
+            http="h11",
+            h11_max_incomplete_event_size=_MOST_HEAD,
             limit_concurrency=_MOST_CONNECTIONS,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=_STOP_S,
