@@ -171,7 +171,8 @@ def test_health_answers_on_loopback_and_nowhere_else(live):
     with socket.create_connection(("127.0.0.1", port), 5) as raw, contextlib.suppress(ConnectionError):
         raw.sendall(b"x" * 20_000)
         assert raw.recv(100).startswith(b"HTTP/1.1 400"), "a request without an end is refused"
-        assert raw.recv(1) == b"", "and hung up on"
+        while raw.recv(1000):
+            """It is hung up on."""
     assert get(port, "/health")[0] == 200
     listening = [
         line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
