@@ -21,7 +21,7 @@ _CRASHED = 70
 _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_S = 60.0  # an agent that lived this long starts over with no pause
 _PR_SET_PDEATHSIG = 1
-_WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 
 
 def keep_alive(agent: Callable[[bool], int]) -> int:
@@ -33,14 +33,14 @@ def keep_alive(agent: Callable[[bool], int]) -> int:
     Returns:
         The last agent's exit code.
     """
-    clock = SystemClock()
+    clock, terminal = SystemClock(), os.isatty(0)  # asked now: a terminal that hung up is none any more
     crashes, first = 0, True
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     while True:
         started = clock.monotonic()
         child = _fork(functools.partial(agent, first))
         first = False
-        told, status = _wait(child)
+        told, status = _wait(child, terminal=terminal)
         code = os.waitstatus_to_exitcode(status)
         if 0 <= code < FIRST_CRASH or told:
             return max(code, 0)
@@ -72,8 +72,12 @@ def _fork(agent: Callable[[], int]) -> int:
         os._exit(code)
 
 
-def _wait(child: int) -> tuple[bool, int]:
-    """Whether the agent was told to stop, and how it ended. Passes signals on; the second one is the kernel's."""
+def _wait(child: int, *, terminal: bool) -> tuple[bool, int]:
+    """Whether the agent was told to stop, and how it ended. Passes signals on; the second one is the kernel's.
+
+    SIGHUP makes the agent read its configuration again; from a ``terminal`` it says that the terminal is gone, and the
+    agent goes with it.
+    """
     told = 0
     while True:
         arrived = signal.sigwait(_WATCHED)
@@ -82,5 +86,9 @@ def _wait(child: int) -> tuple[bool, int]:
             if done:
                 return told > 0, status
             continue
+        if arrived == signal.SIGHUP and not terminal:
+            os.kill(child, arrived)
+            continue
+        arrived = signal.SIGTERM if arrived == signal.SIGHUP else arrived
         told += 1
         os.kill(child, arrived if told == 1 else signal.SIGKILL)

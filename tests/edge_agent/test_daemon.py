@@ -202,6 +202,18 @@ def test_a_running_agent_is_ready_alive_and_reads_its_configuration_again(tmp_pa
 
 
 @pytest.mark.slow
+def test_the_small_parent_hands_the_wish_to_read_the_configuration_on(tmp_path):
+    bundle, release = tiny.Tiny().pack(tmp_path)
+    with LiveAgent(tmp_path, write_clip(tmp_path / "one.mp4", frames=60)) as agent:
+        agent.start("--model", str(bundle))
+        agent.wait_kept(release)
+        file = agent.folder / "agent.toml"
+        file.write_text(file.read_text() + '\n[[sources]]\nurl = "push:"\nname = "door"\n')
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait(lambda s: "door" in s["sources"])
+
+
+@pytest.mark.slow
 def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     with socket.socket() as taken:
