@@ -46,10 +46,10 @@ def described():
 def detector():
     """Convolutions of 16 channels and more, one depthwise: what TensorRT's int8 takes, and what it leaves."""
     net = nets.Net(1, 3, SIDE, SIDE)
-    value = net.node("Relu", net.conv("image", 3, 16, name="one"))
-    value = net.node("Relu", net.conv(value, 16, 16, name="each", group=16))
-    value = net.node("Relu", net.conv(value, 16, 32, name="two", strides=[2, 2]))
-    value = net.node("Relu", net.conv(value, 32, 32, name="three"))
+    value = net.node("Relu", net.conv("image", 3, 16, 3, name="one"))
+    value = net.node("Relu", net.conv(value, 16, 16, 3, name="each", group=16))
+    value = net.node("Relu", net.conv(value, 16, 32, 3, name="two", stride=2))
+    value = net.node("Relu", net.conv(value, 32, 32, 3, name="three"))
     for name, width in (("boxes", 4), ("scores", CLASSES)):
         head = net.conv(value, 32, width, 1, name=f"{name}.head")
         rows = net.node("Reshape", net.node("Transpose", head, perm=[0, 2, 3, 1]), net.constant([0, CELLS, width]))
