@@ -17,6 +17,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 RELEASED = ROOT / "tests" / "formats" / "bundle-1.0"
 FORBIDDEN = {"torch", "fastapi", "sqlalchemy", "onnx", "rich", "opencv-python", "opencv-python-headless"}
+# What the agent's own tests need besides the agent.
+OLDEST_NEEDS = ["pytest", "hypothesis", "onnx", "prometheus-client", "websockets"]
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +115,7 @@ def test_looking_needs_no_extra_at_all(wheel, tmp_path):
 
 
 def test_the_agents_own_tests_pass_on_the_oldest_python_it_promises(wheel, tmp_path):
-    bin_folder = environment(tmp_path / "env", interpreter("3.10"), f"{wheel}[agent]", "pytest", "hypothesis", "onnx")
+    bin_folder = environment(tmp_path / "env", interpreter("3.10"), f"{wheel}[agent]", *OLDEST_NEEDS)
     suites = [str(ROOT / "tests" / name) for name in ("skerry", "execution", "edge_agent", "crash", "formats")]
     pytest_options = ["-q", "-m", "not slow", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     # From another folder: what is tested is the wheel, not the checkout.

@@ -146,7 +146,7 @@ def test_a_hundred_thousand_waiting_events_hold_up_neither_the_start_nor_what_is
     wire, hub = hosts
     free = device(rate=5)
     free.wait("connected", lambda s: s["connected"])
-    laden = device(rate=5)
+    laden = device(rate=5, max_mib=128)  # room for all of them
     laden.wait("connected", lambda s: s["connected"])
     for d in (free, laden):
         d.kill()

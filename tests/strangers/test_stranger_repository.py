@@ -78,7 +78,7 @@ def test_a_recipe_may_name_a_net_inside_a_package(desk: Desk) -> None:
     (desk.folder / "my_repo" / "labels.txt").write_text("a\nb\nc\nd\n")
     (desk.folder / "my_repo" / "recipe.toml").write_text(RECIPE)
 
-    said = desk.types("compile my_repo --weights w.pth --calib photos --target x86-64 -o inside.skb")
+    said = desk.types("compile my_repo --weights w.pth --calib photos --target x86-64 --keep-slower -o inside.skb")
 
     (desk.folder / "my_repo" / "recipe.toml").unlink()
     assert said.code == 0, said.err
