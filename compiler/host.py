@@ -60,7 +60,8 @@ class Host:
             self._process.wait()
             self._answers.close()
             if self._process.stdin:
-                self._process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # what a child that died did not read
+                    self._process.stdin.close()
         self._said.close()
 
     def load(self) -> dict[str, Any]:
