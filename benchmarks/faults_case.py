@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,15 +147,7 @@ def proof(root: Path, variants: Mapping[str, object] | list[str]) -> str | None:
     request = prove.Request(
         root=str(root.resolve()), variants=list(variants), limits=FLOOR, threads=1, memory_mib=_PROOF_MIB
     )
-    done = subprocess.run(
-        prove.command(),
-        input=msgspec.json.encode(request),
-        capture_output=True,
-        timeout=_PROOF_S,
-        env=prove.environment(),
-        check=False,
-    )
-    outcome = prove.interpret(done.returncode, done.stdout, done.stderr)
+    outcome = prove.run(request, _PROOF_S)
     return None if outcome.variant is not None else outcome.why
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,18 +164,7 @@ class Release:
         request = prove.Request(
             root=str(root.resolve()), variants=variants, limits=FLOOR, threads=1, memory_mib=_PROOF_MIB
         )
-        try:
-            done = subprocess.run(  # noqa: S603 - our own module
-                prove.command(),
-                input=msgspec.json.encode(request),
-                capture_output=True,
-                timeout=_PROOF_S,
-                env=prove.environment(),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return prove.timed_out(_PROOF_S)
-        return prove.interpret(done.returncode, done.stdout, done.stderr)
+        return prove.run(request, _PROOF_S)
 
 
 def _ratio(times: Mapping[str, list[float]], name: str, base: str | None) -> float | None:

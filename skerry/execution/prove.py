@@ -144,6 +144,24 @@ def timed_out(seconds: float) -> Outcome:
     return Outcome(why=f"its proof did not end within {seconds:.0f} s", verdict=True)
 
 
+def run(request: Request, timeout_s: float) -> Outcome:
+    """Runs a proof in its child process, waits for its end, and says what it means. The agent does so in its loop."""
+    import subprocess  # noqa: PLC0415 - the child has no use for it
+
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            command(),
+            input=msgspec.json.encode(request),
+            capture_output=True,
+            timeout=timeout_s,
+            env=environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return timed_out(timeout_s)
+    return interpret(done.returncode, done.stdout, done.stderr)
+
+
 # --- the child -----------------------------------------------------------------------------------------------------
 
 

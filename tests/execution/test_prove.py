@@ -173,23 +173,12 @@ def test_every_end_has_a_meaning(returncode, stdout, stderr):
 
 def request(root, **asked):
     values = {"variants": ["fp32"], "limits": FLOOR, "threads": 1, "memory_mib": 256}
-    return msgspec.json.encode(prove.Request(**{"root": str(root), **values, **asked}))
+    return prove.Request(**{"root": str(root), **values, **asked})
 
 
 def prove_it(root, timeout_s=30.0, **asked):
-    """Starts the child, waits and interprets, as the agent and the compiler do."""
-    try:
-        done = subprocess.run(
-            prove.command(),
-            input=request(root, **asked),
-            capture_output=True,
-            timeout=timeout_s,
-            env=prove.environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return prove.timed_out(timeout_s)
-    return prove.interpret(done.returncode, done.stdout, done.stderr)
+    """Starts the child, waits and interprets, as the compiler does."""
+    return prove.run(request(root, **asked), timeout_s)
 
 
 @contextlib.contextmanager
@@ -198,7 +187,7 @@ def proving(root, **asked):
     pipe = subprocess.PIPE
     with subprocess.Popen(prove.command(), stdin=pipe, stdout=pipe, stderr=pipe, env=prove.environment()) as child:
         try:
-            child.stdin.write(request(root, **asked))
+            child.stdin.write(msgspec.json.encode(request(root, **asked)))
             child.stdin.close()
             wait_until(lambda: is_bound(child.pid))
             yield child
@@ -250,7 +239,7 @@ def test_the_callers_folder_and_environment_do_not_reach_the_child(tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit('not this one')")
     done = subprocess.run(
         prove.command(),
-        input=request(tmp_path / "tiny"),
+        input=msgspec.json.encode(request(tmp_path / "tiny")),
         capture_output=True,
         env={**prove.environment(), "PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "numpy.py")},
         cwd=tmp_path,
@@ -301,7 +290,7 @@ def test_a_proof_dies_with_whoever_started_it(tmp_path):
         "print(child.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        parent.stdin.write(request(hanging(tmp_path / "tiny")))
+        parent.stdin.write(msgspec.json.encode(request(hanging(tmp_path / "tiny"))))
         parent.stdin.close()
         pid = int(parent.stdout.readline())
         wait_until(lambda: is_bound(pid))
