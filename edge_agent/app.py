@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import random  # noqa: TID251 - the composition root
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from edge_agent.rules.watch import Watch
 from edge_agent.sinks.delivery import Delivery
 from edge_agent.sinks.factory import make_sinks
 from edge_agent.slots import Inbox, Records, Slots
+from edge_agent.sources.credentials import Credentials
 from edge_agent.sources.readers import Readers, check, credentials_file
 from edge_agent.status import Latency, LinkStatus, OutboxStatus, SourceStatus, Status
 from edge_agent.updater import Tools, Updater, child_prover
@@ -151,7 +153,7 @@ async def _run(
 ) -> int:
     disk, clock, paths = Disk(), SystemClock(), Paths(Path(config.data))
     passwords = credentials_file(config, paths.data)
-    check(config.sources, passwords)
+    secrets = check(config.sources, passwords)
     token, gate = token_of(config.api), Gate(config.privacy)
     trusted = [signing.load_public_key(Path(path)) for path in config.trust]
     identity = load_identity(paths.identity)
@@ -195,6 +197,8 @@ async def _run(
             journals.link = link
         else:
             link = None
+        readers = Readers(mailbox, clock, hears, uniform)
+        readers.add(config.sources, secrets)
         agent = Agent(
             config,
             paths,
@@ -209,7 +213,7 @@ async def _run(
             outbox,
             tools.slots,
             run_id,
-            Readers(mailbox, clock, hears, passwords, random.SystemRandom().uniform),
+            readers,
             Notifier(os.environ),
             newest,
             verdicts,
@@ -322,8 +326,9 @@ class Agent:
     def __post_init__(self) -> None:
         self._started = self.clock.monotonic()
         self._stop = anyio.Event()
-        self.readers.add(self.config.sources)
         self._playing = self._ready = False
+        # What a release says of itself never changes: its id is the digest of it.
+        self._manifest = functools.lru_cache(maxsize=8)(self.slots.manifest)
 
     async def run(self) -> None:
         """Runs all tasks until a signal, or the end of all sources, stops them; then stops the sources."""
@@ -359,7 +364,7 @@ class Agent:
             stream=stream,
             gate=lambda: self.gate,
             pictures=self.imaging.pictures.read if self.imaging is not None else lambda _sha256: None,
-            manifest=self.slots.manifest,
+            manifest=self._manifest,
         )
         return Guard(api.app(), self.config.api, self.token)
 
@@ -389,22 +394,22 @@ class Agent:
         self.notifier.reloading(self.clock.monotonic())
         try:
             found = changes(self.config, self.again())
-            check(found.begun, credentials_file(found.config, self.paths.data))
-            Gate(found.config.privacy)
+            secrets = check(found.begun, credentials_file(found.config, self.paths.data))
+            gate = Gate(found.config.privacy)
         except SkerryError as exc:
             _log.error("the new configuration is left aside, the one before holds: %s", exc)
         else:
-            await self._apply(found)
+            await self._apply(found, secrets, gate)
         self.notifier.ready()
 
-    async def _apply(self, found: Changes) -> None:
+    async def _apply(self, found: Changes, secrets: Mapping[str, Credentials], gate: Gate) -> None:
         await self.readers.remove(found.ended, self.config.stop_s)
-        self.readers.add(found.begun)
+        self.readers.add(found.begun, secrets)
         if self._playing:
             self.readers.start(source.label for source in found.begun)
-        self.config, self.events.config, self.gate = found.config, found.config.events, Gate(found.config.privacy)
+        self.config, self.events.config, self.gate = found.config, found.config.events, gate
         if self.imaging is not None:
-            self.imaging.obey(found.config.privacy)
+            self.imaging.obey(gate)
         self.watch.apply(found.config)
         _log.info(
             "configuration read again: sources begun %s, ended %s; waits for a restart: %s",
@@ -445,6 +450,8 @@ class Agent:
 
     def _tell_systemd(self) -> None:
         """Alive while no frame hangs; ready once a model is warm, or there is none to wait for."""
+        if not self.notifier.listened_to:
+            return
         self.notifier.alive()
         active, state = self.worker.active, self.updater.record.state
         waits = state is State.IDLE and self.updater.record.active is None
@@ -525,7 +532,7 @@ class Agent:
 
     def _name(self, release: str) -> str:
         try:
-            manifest = self.slots.manifest(release)
+            manifest = self._manifest(release)
         except (OSError, SkerryError):
             return "?"
         return f"{manifest.name}@{manifest.version}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.config import AgentConfig, PrivacyConfig
+from edge_agent.config import AgentConfig
 from edge_agent.darkroom import Darkroom, EventPictures
 from edge_agent.gate import Gate
 from edge_agent.identity import Identity
@@ -64,11 +64,11 @@ class Imaging:
         if identity is not None and ways:
             self.upload = Upload(identity, ways, self._clock, self._uniform)
 
-    def obey(self, privacy: PrivacyConfig) -> None:
+    def obey(self, gate: Gate) -> None:
         """Another policy holds from now on."""
-        self.event_pictures.gate = Gate(privacy)
+        self.event_pictures.gate = gate
         if self._sampler is not None:
-            self._sampler.gate = Gate(privacy)
+            self._sampler.gate = gate
 
     def status(self) -> dict[str, PicturesStatus]:
         """How pictures fare, by kind."""

@@ -25,6 +25,11 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environ) if self._address else None
         self._said = ""
 
+    @property
+    def listened_to(self) -> bool:
+        """Whether a service manager listens."""
+        return bool(self._address)
+
     def ready(self) -> None:
         """The service works from now on; also ends a reload."""
         self._send("READY=1")

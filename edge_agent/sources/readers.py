@@ -11,6 +11,7 @@ import anyio.to_thread
 from edge_agent.config import AgentConfig, SourceConfig
 from edge_agent.mailbox import Mailbox
 from edge_agent.sources import credentials
+from edge_agent.sources.credentials import Credentials
 from edge_agent.sources.reader import Reader, Tell, check_source
 from skerry.clock import Clock
 
@@ -22,14 +23,11 @@ class Readers:
     """The readers, by source.
 
     Args:
-        file: where the cameras' passwords are.
         uniform: a random number between two.
     """
 
-    def __init__(
-        self, mailbox: Mailbox, clock: Clock, tell: Tell, file: Path, uniform: Callable[[float, float], float]
-    ) -> None:
-        self._mailbox, self._clock, self._tell, self._file, self._uniform = mailbox, clock, tell, file, uniform
+    def __init__(self, mailbox: Mailbox, clock: Clock, tell: Tell, uniform: Callable[[float, float], float]) -> None:
+        self._mailbox, self._clock, self._tell, self._uniform = mailbox, clock, tell, uniform
         self._readers: dict[str, Reader] = {}
         self._open: set[str] = set()
 
@@ -51,13 +49,12 @@ class Readers:
         reader = self._readers.get(label)
         return reader if reader is not None and reader.pushed else None
 
-    def add(self, configs: Sequence[SourceConfig]) -> None:
-        """Makes readers; `start` starts them.
+    def add(self, configs: Sequence[SourceConfig], secrets: Mapping[str, Credentials]) -> None:
+        """Makes readers of sources that `check` has looked at; `start` starts them.
 
-        Raises:
-            SourceError, ConfigError: a source cannot be one, or its password is not there; then none is made.
+        Args:
+            secrets: what `check` gave.
         """
-        secrets = check(configs, self._file)
         for config in configs:
             label, secret = config.label, secrets.get(config.credentials or "")
             self._open.add(label)
@@ -90,7 +87,7 @@ class Readers:
             await anyio.to_thread.run_sync(reader.join, limit_s)
 
 
-def check(configs: Sequence[SourceConfig], file: Path) -> dict[str, credentials.Credentials]:
+def check(configs: Sequence[SourceConfig], file: Path) -> dict[str, Credentials]:
     """Looks at sources before anything starts; the passwords that they name.
 
     Raises:
