@@ -116,20 +116,17 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     mono_ms: int
 
 
-class Entered(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="entered"):
-    """A thing has come into a zone.
+class _OfAThing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of a thing that is followed.
 
     Attributes:
         track, label: which thing, and what it is by the votes of its last sights.
-        inside: how many are in the zone now.
         frame, release, utc_ms, trust, mono_ms: of the frame that made it certain, as in `Seen`.
     """
 
     source: str
-    zone: str
     track: int
     label: str
-    inside: int
     frame: int
     release: str
     utc_ms: int
@@ -138,30 +135,32 @@ class Entered(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     picture: Picture | None = None
 
 
-class Dwelt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dwelt"):
+class Entered(_OfAThing, frozen=True, kw_only=True, tag_field="kind", tag="entered"):
+    """A thing has come into a zone.
+
+    Attributes:
+        inside: how many are in the zone now.
+    """
+
+    zone: str
+    inside: int
+
+
+class Dwelt(_OfAThing, frozen=True, kw_only=True, tag_field="kind", tag="dwelt"):
     """A thing has stayed in a zone for as long as the zone asks; once a stay.
 
     Attributes:
         inside_ms: how long it has been inside.
     """
 
-    source: str
     zone: str
-    track: int
-    label: str
     inside_ms: int
-    frame: int
-    release: str
-    utc_ms: int
-    trust: Trust
-    mono_ms: int
-    picture: Picture | None = None
 
 
 LeftBecause = Literal["outside", "out of sight", "no longer watched"]  # the last: its zone or source changed or ended
 
 
-class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="left"):
+class Left(_OfAThing, frozen=True, kw_only=True, tag_field="kind", tag="left"):
     """A thing that had entered a zone is in it no more.
 
     Attributes:
@@ -170,22 +169,13 @@ class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="lef
         why: how it is known.
     """
 
-    source: str
     zone: str
-    track: int
-    label: str
     inside_ms: int
     inside: int
     why: LeftBecause
-    frame: int
-    release: str
-    utc_ms: int
-    trust: Trust
-    mono_ms: int
-    picture: Picture | None = None
 
 
-class Crossed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="crossed"):
+class Crossed(_OfAThing, frozen=True, kw_only=True, tag_field="kind", tag="crossed"):
     """A thing has crossed a line.
 
     Attributes:
@@ -193,19 +183,10 @@ class Crossed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
         forward, backward: how many have, this one included, since the agent started or the line was changed.
     """
 
-    source: str
     line: str
-    track: int
-    label: str
     direction: Literal["forward", "backward"]
     forward: int
     backward: int
-    frame: int
-    release: str
-    utc_ms: int
-    trust: Trust
-    mono_ms: int
-    picture: Picture | None = None
 
 
 class Updated(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="updated"):
