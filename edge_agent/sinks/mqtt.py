@@ -12,20 +12,21 @@ import asyncio
 import contextlib
 import itertools
 import re
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from urllib.parse import SplitResult
 
 import aiomqtt
 import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from edge_agent.config import MqttConfig
+from edge_agent.sinks.address import address
 from edge_agent.sinks.inline import Inline, head
 from edge_agent.sinks.sink import Sink
 from edge_agent.sinks.tls import trusting
 from edge_agent.sources.credentials import Credentials
-from skerry.errors import ConfigError, SinkError
+from skerry.errors import SinkError
 from skerry.wire import Stored
 
 _AT_ONCE = 8  # messages that wait for their acknowledgement together
@@ -173,10 +174,6 @@ def _plain(name: str) -> str:
     return _NOT_IN_A_TOPIC.sub("_", name)
 
 
-def _address(url: str) -> urllib.parse.SplitResult:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-        raise ConfigError(f'sinks.mqtt.url: expected "mqtts://host:8883", got "{url[:200]}"')
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("sinks.mqtt.url: a password in it would be seen in logs; name credentials instead")
-    return parts
+def _address(url: str) -> SplitResult:
+    example, instead = "mqtts://host:8883", "name credentials instead"
+    return address("sinks.mqtt.url", url, schemes=("mqtt", "mqtts"), example=example, instead=instead)

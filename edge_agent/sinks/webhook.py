@@ -12,16 +12,17 @@ import hashlib
 import hmac
 import http.client
 import logging
-import urllib.parse
 from collections.abc import Sequence
+from urllib.parse import SplitResult, urlunsplit
 
 from edge_agent.config import WebhookConfig
+from edge_agent.sinks.address import address
 from edge_agent.sinks.inline import Inline
 from edge_agent.sinks.sink import Sink
 from edge_agent.sinks.tls import trusting
 from skerry import __version__
 from skerry.clock import Clock
-from skerry.errors import ConfigError, SinkError
+from skerry.errors import SinkError
 from skerry.wire import Stored
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class WebhookSink(Sink):
 
     def _ask(self, stored: Stored, body: bytes) -> tuple[int, str, float]:
         connection = self._connection = self._connection or self._connect()
-        path = urllib.parse.urlunsplit(("", "", self._parts.path or "/", self._parts.query, ""))
+        path = urlunsplit(("", "", self._parts.path or "/", self._parts.query, ""))
         connection.request("POST", path, body, self._headers(stored, body))
         answer = connection.getresponse()
         raw = answer.read(_MAX_ANSWER)
@@ -132,13 +133,9 @@ def signature(secret: bytes, seconds: int, body: bytes) -> str:
     return f"t={seconds},v1={digest}"
 
 
-def _address(url: str) -> urllib.parse.SplitResult:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f'sinks.webhook.url: expected "https://host/path", got "{url[:200]}"')
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("sinks.webhook.url: a password in it would be seen in logs; name credentials, they sign")
-    return parts
+def _address(url: str) -> SplitResult:
+    example, instead = "https://host/path", "name credentials, they sign"
+    return address("sinks.webhook.url", url, schemes=("http", "https"), example=example, instead=instead)
 
 
 def _words(raw: bytes) -> str:
